@@ -1,0 +1,61 @@
+"""What a scripted agent can know: the text of its own history, read back into structure. Nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+
+from mma_jax.envs.observations import read_observation
+from mma_jax.envs.prompts import read_prompt, read_summary
+from mma_jax.types import History
+
+WORD = re.compile(r"[^\W_]+")
+TOOL_OF = {"text": "Analyze_Text", "image": "Analyze_Image", "behavior": "Retrieve_Graph"}
+
+
+def words(text: str) -> list[str]:
+    """Lowercase words of a title, category path or tag."""
+    return WORD.findall(text.lower())
+
+
+@dataclasses.dataclass
+class Notes:
+    """B candidates in the order of the prompt, and every answer so far."""
+
+    handles: list[str]
+    ranks: np.ndarray  # int [B]
+    first_stage: np.ndarray  # float [B], as rounded in the prompt
+    summaries: list[dict[str, str]]  # per candidate, what the prompt says of it by modality
+    answers: dict[str, object] = dataclasses.field(default_factory=dict)  # tool -> answer, None for Null
+
+    def was_called(self, modality: str) -> bool:
+        return TOOL_OF[modality] in self.answers
+
+    def got(self, modality: str):
+        """The answer of a modality's tool, or None if it was Null, refused or never called."""
+        return self.answers.get(TOOL_OF[modality])
+
+
+def called_tool(text: str) -> str:
+    """The tool a scripted agent named in its own action line, "" if it wrote none."""
+    line = text.rpartition("\n")[2]
+    return json.loads(line)["tool"] if line.startswith("{") else ""
+
+
+def read(history: History) -> Notes:
+    """Parse a history: prompt, own actions, observations."""
+    rows = read_prompt(history)
+    notes = Notes(
+        handles=[row.handle for row in rows],
+        ranks=np.array([row.rank for row in rows]),
+        first_stage=np.array([row.score for row in rows]),
+        summaries=[read_summary(row.summary) for row in rows],
+    )
+    for said, heard in zip(history[2::2], history[3::2], strict=False):
+        tool = called_tool(said.content)
+        answer = read_observation(heard.content)
+        notes.answers[tool] = answer if isinstance(answer, dict) else None
+    return notes

@@ -1,0 +1,75 @@
+"""Deterministic evidence scorers: lexical, tag and neighbour overlap (RuleRouter-Fuse, MMA §4.1 (5)).
+
+Each reads only what the agent's own history says and returns float64 [B], one score per candidate.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mma_jax.agents.notes import Notes, words
+
+
+def candidate_text(notes: Notes, n: int) -> str:
+    """What is known of a candidate's text: the tool's answer if it was given, else the prompt's summary."""
+    answer = notes.got("text") or {}
+    item = answer.get("items", {}).get(notes.handles[n])
+    return " ".join(item.values()) if isinstance(item, dict) else notes.summaries[n].get("text", "")
+
+
+def candidate_tags(notes: Notes, n: int) -> list[str]:
+    """What is known of a candidate's image tags, best first."""
+    answer = notes.got("image") or {}
+    item = answer.get("items", {}).get(notes.handles[n])
+    return item if isinstance(item, list) else notes.summaries[n].get("image", "").split(",")
+
+
+def said(notes: Notes) -> set[str]:
+    """Words of the user's own answer, if the agent has asked (MMA-Interactive)."""
+    answer = notes.answers.get("Ask_User") or {}
+    return set(words(answer.get("answer", "")))
+
+
+def lexical(notes: Notes) -> np.ndarray:
+    """Shared distinct words of profile and candidate, over the root of the candidate's length."""
+    profile = {word for field in notes.got("text")["profile"].values() for word in field} | said(notes)
+    scores = np.zeros(len(notes.handles))
+    for n in range(len(scores)):
+        own = set(words(candidate_text(notes, n)))
+        scores[n] = len(own & profile) / max(len(own), 1) ** 0.5
+    return scores
+
+
+def tags(notes: Notes) -> np.ndarray:
+    """How often the candidate's tags occur in the user's visual profile."""
+    profile, stressed = notes.got("image")["profile"], said(notes)
+    return np.array(
+        [
+            sum(profile.get(tag, 0) + (tag in stressed) for tag in candidate_tags(notes, n))
+            for n in range(len(notes.handles))
+        ]
+    )
+
+
+def neighbors(notes: Notes) -> np.ndarray:
+    """Neighbours of the user that stand near the candidate in the graph, nearer neighbours counting more."""
+    place = {handle: n for n, handle in enumerate(notes.handles)}
+    scores = np.zeros(len(place))
+    for order, neighbor in enumerate(notes.got("behavior")["neighbors"]):
+        for handle in neighbor["near"]:
+            scores[place[handle]] += 1 / (1 + order)
+    return scores
+
+
+SCORERS = {"text": lexical, "image": tags, "behavior": neighbors}
+
+
+def fused(notes: Notes) -> np.ndarray:
+    """Mean of the min–max normalised scores of every source that answered; zeros if none did."""
+    total = np.zeros(len(notes.handles))
+    for modality, scorer in SCORERS.items():
+        if notes.got(modality):
+            scores = scorer(notes).astype(float)
+            span = scores.max() - scores.min()
+            total += (scores - scores.min()) / span if span > 0 else 0.0
+    return total

@@ -1,0 +1,128 @@
+"""Every method by its name in results. A new one is one file and one line here.
+
+A method is made from a `Context` (training episodes and what may be known before test time) and answers
+`play(env, episodes) -> list[Trajectory]`; scorers that take no turn are judged by the same road.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from mma_jax.agents import bayes, controls, evidence_linear, overlap, routers
+from mma_jax.agents.rollout import judged
+from mma_jax.agents.rollout import play as play_policy
+from mma_jax.data.world import World
+from mma_jax.envs.environment import Environment
+from mma_jax.types import Episode, InputError, Policy, Trajectory
+
+Play = Callable[[Environment, list[Episode]], list[Trajectory]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Context:
+    """What a method may learn from. Everything in it comes from the training part."""
+
+    name: str
+    train_env: Environment
+    train: list[Episode]
+    distributions: dict[str, np.ndarray]  # family -> within-pool ranks of recalled training targets, float64 [B]
+    world: World | None  # the truth of a generated dataset, for its bounds alone
+    batch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """`fused`: Eq. 2 mixes its scores with the first stage's; controls and bounds stand for themselves."""
+
+    make: Callable[[Context], Play]
+    fused: bool = True
+    needs_world: bool = False
+    needs_language_model: bool = False
+    asks: bool = False  # calls Ask_User, so it plays protocol "interactive" only
+
+
+def policy(make: Callable[[Context], Policy]) -> Callable[[Context], Play]:
+    """A method that plays the environment."""
+
+    def made(context: Context) -> Play:
+        acting = make(context)
+        return lambda env, episodes: play_policy(acting, env, episodes, context.batch, context.name)
+
+    return made
+
+
+def scorer(make: Callable[[Context], Callable[[Environment, list[Episode]], np.ndarray]]) -> Callable[[Context], Play]:
+    """A method that maps episodes to scores [E, B] without a turn."""
+
+    def made(context: Context) -> Play:
+        scoring = make(context)
+        return lambda env, episodes: [
+            judged(episode, row) for episode, row in zip(episodes, scoring(env, episodes), strict=True)
+        ]
+
+    return made
+
+
+def _first_stage(context: Context):
+    return lambda env, episodes: [controls.first_stage(e.case) for e in episodes]
+
+
+def _reverse_rank(context: Context):
+    return lambda env, episodes: [controls.reverse_rank(e.case) for e in episodes]
+
+
+def _rank_only(context: Context):
+    fitted = controls.rank_only(context.train)
+    return lambda env, episodes: fitted(episodes)
+
+
+def _popularity(context: Context):
+    def scores(env: Environment, episodes: list[Episode]):
+        graph = env.evidence.graph
+        counts = graph.popularity if graph is not None else np.zeros(1 + max(e.case.pool.max() for e in episodes))
+        return [controls.popularity_scores(e.case, counts) for e in episodes]
+
+    return scores
+
+
+METHODS: dict[str, Method] = {
+    "First-stage": Method(scorer(_first_stage), fused=False),
+    "Reverse-rank": Method(scorer(_reverse_rank), fused=False),
+    "Rank-only": Method(scorer(_rank_only), fused=False),
+    "Popularity": Method(scorer(_popularity), fused=False),
+    "RuleRouter-Fuse": Method(policy(lambda c: routers.router(routers.all_in_order, overlap.fused))),
+    "Router-StopAtFirst": Method(policy(lambda c: routers.router(routers.until_first_success, overlap.fused))),
+    "RuleRouter-Peek": Method(policy(lambda c: routers.router(routers.peeked, overlap.fused))),
+    "Expert": Method(policy(lambda c: routers.expert())),
+    "Router-Ask": Method(policy(lambda c: routers.asking()), asks=True),
+    "Exploit-ScoreAtOnce": Method(policy(lambda c: routers.repeat(routers.score_at_once))),
+    "Exploit-Reverse": Method(policy(lambda c: routers.repeat(routers.reverse_at_once))),
+    "Exploit-Invalid": Method(policy(lambda c: routers.repeat(routers.spam_invalid))),
+    "Exploit-RepeatNull": Method(policy(lambda c: routers.repeat(routers.repeat_null))),
+    "Evidence-linear": Method(policy(lambda c: evidence_linear.fit(c.train_env, c.train, c.batch))),
+    "Optimal-router": Method(bayes.optimal_router, fused=False, needs_world=True),
+    "Bayes": Method(scorer(bayes.bayes), fused=False, needs_world=True),
+}
+
+
+def chosen(names: str, world: bool) -> list[str]:
+    """Resolve config.methods. "scripted" stands for all that need no language model; the bounds need a generated world.
+
+    Raises InputError for an unknown name, listing the known ones.
+    """
+    picked: list[str] = []
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        if name == "scripted":
+            picked += [n for n, m in METHODS.items() if not m.needs_language_model and (world or not m.needs_world)]
+        elif name not in METHODS:
+            raise InputError(f"unknown method {name!r} in config.methods: known are scripted, {', '.join(METHODS)}")
+        elif METHODS[name].needs_world and not world:
+            raise InputError(f"method {name!r} needs data.source=generated: only there is the truth known")
+        else:
+            picked.append(name)
+    if not picked:
+        raise InputError("config.methods names no method: try --config.methods=scripted")
+    return list(dict.fromkeys(picked))

@@ -1,0 +1,65 @@
+"""What a user is known to have liked before an interaction (the user's own evidence)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mma_jax.types import FIT, TEST, TRAIN, VALID, Interactions
+
+
+class Histories:
+    """The users' positive interactions in time order, as CSR arrays; a lookup is two binary searches.
+
+    Args:
+      interactions: of N rows.
+      positive: bool [N], from `splits.positives`.
+      parts: int8 [N], from `splits.split`.
+    """
+
+    def __init__(self, interactions: Interactions, positive: np.ndarray, parts: np.ndarray):
+        self._user, self._item = interactions.user, interactions.item
+        self._ordered = interactions.order != "none"
+        # Without an order, a part stands for the time: each part's targets look back on the training
+        # slices before it, and never on the part itself.
+        moment = interactions.time if self._ordered else parts
+        self._limit = moment if self._ordered else _FIRST_HIDDEN_PART[parts]
+
+        rows = np.flatnonzero(positive)
+        rows = rows[np.lexsort((moment[rows], self._user[rows]))]
+        n_users = int(self._user.max(initial=-1)) + 1
+        self._start = np.searchsorted(self._user[rows], np.arange(n_users + 1))
+        self._moments = moment[rows]
+        self._items = self._item[rows]
+
+        width = int(self._item.max(initial=0)) + 1
+        pairs = np.unique(self._user[rows].astype(np.int64) * width + self._items)
+        self._known_start = np.searchsorted(pairs // width, np.arange(n_users + 1))
+        self._known = (pairs % width).astype(np.int32)
+
+    def before(self, row: int) -> np.ndarray:
+        """int32 [H]: the items the same user liked strictly before interaction `row`, oldest first.
+
+        Any part counts; equal times are not before; of a repeated item the latest occurrence stays.
+        Where the interactions have no order: the user's FIT items for a row in FIT or TRAIN, FIT and
+        TRAIN items for a row in VALID or TEST, in row order within a part, without the row's own item.
+        """
+        start, end = self._start[self._user[row] : self._user[row] + 2]
+        end = start + np.searchsorted(self._moments[start:end], self._limit[row], "left")
+        items = _keep_latest(self._items[start:end])
+        return items if self._ordered else items[items != self._item[row]]
+
+    def known(self, user: int) -> np.ndarray:
+        """int32 [K], sorted: every item the user likes in any part, to be kept out of the negatives."""
+        start, end = self._known_start[user : user + 2]
+        return self._known[start:end]
+
+
+_FIRST_HIDDEN_PART = np.zeros(4, np.int8)
+_FIRST_HIDDEN_PART[[FIT, TRAIN]] = TRAIN
+_FIRST_HIDDEN_PART[[VALID, TEST]] = VALID
+
+
+def _keep_latest(items: np.ndarray) -> np.ndarray:
+    """The items without repetition, each at its last place."""
+    _, from_end = np.unique(items[::-1], return_index=True)
+    return items[np.sort(len(items) - 1 - from_end)]

@@ -1,0 +1,198 @@
+"""From interactions to episodes: sampling of targets, first stage, pools; saved as one .npz per part and protocol.
+
+Every family plays the same sampled targets, so that families and methods can be compared episode by episode.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from mma_jax.data.histories import Histories
+from mma_jax.data.missing import realizable
+from mma_jax.evaluation.views import View
+from mma_jax.retrieval import pools
+from mma_jax.types import FAMILIES, LOMO, MODALITIES, OOMA, TEST, TRAIN, VALID, Case, Dataset, Episode
+
+PARTS = {"train": TRAIN, "valid": VALID, "test": TEST}
+
+PROTOCOLS = {"ooma": OOMA, "lomo": LOMO, "full_catalog": OOMA, "interactive": OOMA}
+"""Families of each protocol. "interactive" plays the very episodes of "ooma", with Ask_User allowed."""
+
+CHUNK = 256  # queries scored against the whole catalogue at a time
+
+
+def sample_targets(rows: np.ndarray, users: np.ndarray, count: int, per_user: int, seed: int) -> np.ndarray:
+    """Seeded choice of at most `count` interaction rows, at most `per_user` of one user. int64, sorted."""
+    order = np.random.default_rng(seed).permutation(rows)
+    by_user = np.argsort(users[order], kind="stable")
+    starts = np.r_[True, np.diff(users[order][by_user]) != 0]
+    nth = np.arange(len(order)) - np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))
+    keep = np.zeros(len(order), bool)
+    keep[by_user] = nth < per_user
+    return np.sort(order[keep][:count])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sampled:
+    """The sampled targets of one part with all that pools need to know of them."""
+
+    rows: np.ndarray
+    queries: list[pools.Query]
+
+    @property
+    def histories(self) -> list[np.ndarray]:
+        return [query.history for query in self.queries]
+
+
+def sample(dataset: Dataset, positive: np.ndarray, parts: np.ndarray, part: str, config, count: int) -> Sampled:
+    """Targets of one part ("train" | "valid" | "test")."""
+    log = dataset.interactions
+    histories = Histories(log, positive, parts)
+    eligible = np.flatnonzero(positive & (parts == PARTS[part]))
+    rows = sample_targets(eligible, log.user, count, config.episodes.per_user, config.seed)
+    queries = [
+        pools.Query(
+            history=histories.before(row)[-config.data.max_history :],
+            known=histories.known(log.user[row]),
+            target=int(log.item[row]),
+            key=int(row),
+        )
+        for row in rows
+    ]
+    return Sampled(rows, queries)
+
+
+def first_stage_ranks(view: View, mask, sampled: Sampled, seed: int, label: str) -> np.ndarray:
+    """0-based catalogue ranks of the targets, int64 [Q]."""
+    ranks = [np.empty(0, np.int64)]
+    for chunk in _chunks(sampled.queries, label):
+        ranks.append(pools.target_ranks(view.scores(mask, [q.history for q in chunk]), chunk, seed))
+    return np.concatenate(ranks)
+
+
+def build(
+    dataset: Dataset,
+    view: View,
+    sampled: Sampled,
+    part: str,
+    protocol: str,
+    distributions: dict[str, np.ndarray],
+    config,
+) -> list[Episode]:
+    """Episodes of every family of `protocol` that the dataset can realise."""
+    kind = "top" if protocol == "full_catalog" else config.pool.kind
+    log = dataset.interactions
+    episodes = []
+    for family in families(view, protocol):
+        mask = FAMILIES[family]
+        position = 0
+        for chunk in _chunks(sampled.queries, f"{part} {protocol} {family}"):
+            scores = view.scores(mask, [query.history for query in chunk])
+            for row_scores, query in zip(scores, chunk, strict=True):
+                pool = pools.build_pool(
+                    kind, row_scores, query, config.pool.size, distributions.get(family), config.seed
+                )
+                row = sampled.rows[position]
+                user = int(log.user[row])
+                case = Case(pool.items, pool.scores, pool.ranks, query.history, mask)
+                episodes.append(
+                    Episode(
+                        episode_id=f"{dataset.name}:{part}:{row}:{family}",
+                        case=case,
+                        user=user,
+                        target=query.target,
+                        family=family,
+                        protocol=protocol,
+                        recalled=pool.recalled,
+                        window=pool.window,
+                    )
+                )
+                position += 1
+    return episodes
+
+
+def families(view: View, protocol: str) -> list[str]:
+    """Families of a protocol that the data can realise; absent cells are left out, never averaged (DESIGN §5.2)."""
+    possible = realizable(view.presence)
+    return [family for family in PROTOCOLS[protocol] if family in possible]
+
+
+def _chunks(queries: list, label: str):
+    for start in tqdm(range(0, len(queries), CHUNK), desc=f"pools: {label}", leave=False):
+        yield queries[start : start + CHUNK]
+
+
+def save(path: Path, episodes: list[Episode]) -> None:
+    """Write episodes as arrays (no pickle), atomically."""
+    lengths = [len(e.case.history) for e in episodes]
+    arrays = {
+        "pool": np.stack([e.case.pool for e in episodes]),
+        "scores": np.stack([e.case.scores for e in episodes]),
+        "ranks": np.stack([e.case.ranks for e in episodes]),
+        "history": np.concatenate([e.case.history for e in episodes]).astype(np.int32),
+        "history_length": np.array(lengths, np.int32),
+        "user": np.array([e.user for e in episodes], np.int32),
+        "target": np.array([e.target for e in episodes], np.int32),
+        "flags": np.array([[e.recalled, e.window] for e in episodes], bool),
+        "names": np.frombuffer(
+            json.dumps([[e.episode_id, e.family, e.protocol] for e in episodes]).encode(), np.uint8
+        ),
+    }
+    temporary = path.with_suffix(".tmp.npz")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(temporary, **arrays)
+    os.replace(temporary, path)
+
+
+def load(path: Path) -> list[Episode] | None:
+    """Read what `save` wrote; None if there is nothing whole to read."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            data = {name: arrays[name] for name in arrays.files}
+    except (FileNotFoundError, zipfile.BadZipFile):
+        return None
+    bounds = np.concatenate([[0], np.cumsum(data["history_length"])])
+    names = json.loads(data["names"].tobytes())
+    return [
+        Episode(
+            episode_id=episode_id,
+            case=Case(
+                data["pool"][n],
+                data["scores"][n],
+                data["ranks"][n],
+                data["history"][bounds[n] : bounds[n + 1]],
+                FAMILIES[family],
+            ),
+            user=int(data["user"][n]),
+            target=int(data["target"][n]),
+            family=family,
+            protocol=protocol,
+            recalled=bool(data["flags"][n, 0]),
+            window=bool(data["flags"][n, 1]),
+        )
+        for n, (episode_id, family, protocol) in enumerate(names)
+    ]
+
+
+def recall_table(
+    views: dict[str, View], sampled: dict[str, Sampled], size: int, seed: int
+) -> list[dict[str, float | str]]:
+    """recall@B before insertion, one row per source, a column per part (train beside valid and test)."""
+    rows = []
+    for index, modality in enumerate(MODALITIES):
+        if not views["test"].presence[index]:
+            continue
+        mask = tuple(name == modality for name in MODALITIES)
+        row: dict[str, float | str] = {"source": modality, "k": size}
+        for part, queries in sampled.items():
+            ranks = first_stage_ranks(views[part], mask, queries, seed, f"recall {modality} {part}")
+            row[part] = float((ranks < size).mean()) if len(ranks) else float("nan")
+        rows.append(row)
+    return rows

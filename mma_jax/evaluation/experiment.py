@@ -1,0 +1,161 @@
+"""An experiment as one lazy object: config and folder in; dataset, views, episodes and environments out.
+
+Everything expensive is written under DIR/prepared and read back when it is there, so every run (prepare, audit,
+evaluate, report) begins where the last one ended. Episodes depend on (config, data) alone, never on the run.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from mma_jax.data import generated
+from mma_jax.data.histories import Histories
+from mma_jax.data.sources import load
+from mma_jax.data.splits import positives, split
+from mma_jax.data.world import World
+from mma_jax.envs.environment import Environment, Options
+from mma_jax.envs.rewards import Costs
+from mma_jax.evaluation import episodes as episode_builder
+from mma_jax.evaluation.views import View, build_view, training_rows
+from mma_jax.features.images import ImageStore
+from mma_jax.retrieval import pools
+from mma_jax.types import FAMILIES, FIT, TEST, TRAIN, VALID, Dataset, Episode, InputError
+
+ImageBuilder = Callable[[object, Dataset, Path], ImageStore | None]
+
+
+class Experiment:
+    """`images` builds the image store (it needs an encoder, so the caller passes it in)."""
+
+    def __init__(self, config, directory: Path, images: ImageBuilder):
+        self.config, self.directory, self._build_images = config, directory, images
+        self.prepared = directory / "prepared"
+
+    @functools.cached_property
+    def dataset(self) -> Dataset:
+        return load(self.config, self.prepared)
+
+    @functools.cached_property
+    def world(self) -> World | None:
+        """The truth behind a generated dataset, for bounds alone."""
+        if self.config.data.source != "generated":
+            return None
+        return World(generated.world_config(self.config.world))
+
+    @functools.cached_property
+    def positive(self) -> np.ndarray:
+        return positives(self.dataset.interactions, self.config.data.positive_rating)
+
+    @functools.cached_property
+    def parts(self) -> np.ndarray:
+        return split(self.dataset.interactions, self.positive, self.config.data.split, self.config.seed)
+
+    @functools.cached_property
+    def histories(self) -> Histories:
+        return Histories(self.dataset.interactions, self.positive, self.parts)
+
+    @functools.cached_property
+    def images(self) -> ImageStore | None:
+        return self._build_images(self.config.images, self.dataset, self.prepared / "images")
+
+    def view(self, part: str) -> View:
+        """The evidence that episodes of "train", or of "valid" and "test", are judged with."""
+        return self._view(part == "train")
+
+    @functools.cache  # noqa: B019 - an experiment lives as long as the process
+    def _view(self, training: bool) -> View:
+        rows = self.view_rows("train" if training else "test")
+        name = "view_train" if training else "view_heldout"
+        return build_view(self.dataset, rows, self.images, self.config, self.prepared / name)
+
+    def view_rows(self, part: str) -> np.ndarray:
+        """bool [N]: interactions behind a view."""
+        code = episode_builder.PARTS[part]
+        return training_rows(self.parts, self.positive, code, self.config.evidence)
+
+    @functools.cache  # noqa: B019
+    def sampled(self, part: str) -> episode_builder.Sampled:
+        count = self.config.episodes[part]
+        return episode_builder.sample(self.dataset, self.positive, self.parts, part, self.config, count)
+
+    @functools.cache  # noqa: B019
+    def distribution(self, family: str) -> np.ndarray:
+        """Within-pool ranks of recalled training targets, float64 [B]."""
+        ranks = episode_builder.first_stage_ranks(
+            self.view("train"), FAMILIES[family], self.sampled("train"), self.config.seed, f"train ranks {family}"
+        )
+        return pools.rank_distribution(ranks, self.config.pool.size)
+
+    def families(self, protocol: str) -> list[str]:
+        return episode_builder.families(self.view("test"), protocol)
+
+    @functools.cache  # noqa: B019
+    def episodes(self, part: str, protocol: str) -> list[Episode]:
+        """Episodes of one part and protocol; "interactive" plays those of "ooma"."""
+        if protocol == "interactive":
+            return self.episodes(part, "ooma")
+        path = self.prepared / "episodes" / f"{part}_{protocol}.npz"
+        if (found := episode_builder.load(path)) is not None:
+            return found
+        calibrated = self.config.pool.kind == "calibrated" and protocol != "full_catalog"
+        families = self.families(protocol)
+        distributions = {family: self.distribution(family) for family in families} if calibrated else {}
+        built = episode_builder.build(
+            self.dataset, self.view(part), self.sampled(part), part, protocol, distributions, self.config
+        )
+        if not built:
+            raise InputError(
+                f"{self.dataset.name} has no episodes for part {part}, protocol {protocol}: "
+                "check data.split, data.positive_rating and that some modality is present"
+            )
+        episode_builder.save(path, built)
+        return built
+
+    def environment(self, part: str, protocol: str, summaries: str = "") -> Environment:
+        env = self.config.env
+        options = Options(
+            turns=env.turns,
+            context=env.context,
+            interactive=protocol == "interactive",
+            summaries=summaries or env.summaries,
+            graph_titles=env.graph_titles,
+            max_items=env.max_items or None,
+            alpha=env.alpha,
+            costs=Costs(env.cost_tool, env.cost_ask, env.cost_invalid),
+        )
+        return Environment(self.view(part).evidence, options)
+
+    def check(self) -> None:
+        """Raise InputError for what can be known to be wrong before any work."""
+        config = self.config
+        if config.pool.kind not in ("calibrated", "paper"):
+            raise InputError(f"unknown pool.kind {config.pool.kind!r}: known are calibrated, paper")
+        known = episode_builder.PROTOCOLS
+        for protocol in self._asked_protocols:
+            if protocol not in known:
+                raise InputError(f"unknown protocol {protocol!r} in config.protocols: known are {', '.join(known)}")
+        longest = max((len(self.histories.known(user)) for user in range(len(self.dataset.users))), default=0)
+        if config.pool.size + longest > len(self.dataset.catalog):
+            raise InputError(
+                f"pool.size={config.pool.size} does not fit: {self.dataset.name} has {len(self.dataset.catalog)} items, "
+                f"and a user's own {longest} cannot be negatives; use a smaller --config.pool.size"
+            )
+
+    @property
+    def _asked_protocols(self) -> list[str]:
+        return [name.strip() for name in self.config.protocols.split(",") if name.strip()]
+
+    @functools.cached_property
+    def protocols(self) -> list[str]:
+        """The protocols asked for of which the data can realise at least one family."""
+        return [protocol for protocol in self._asked_protocols if self.families(protocol)]
+
+    def part_counts(self) -> dict[str, int]:
+        return {
+            name: int((self.positive & (self.parts == code)).sum())
+            for name, code in {"fit": FIT, "train": TRAIN, "valid": VALID, "test": TEST}.items()
+        }

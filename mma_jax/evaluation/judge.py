@@ -1,0 +1,128 @@
+"""Trajectories -> one row per episode -> result rows. Every method goes through here, whatever it is.
+
+Eq. 2 fuses the agent's scores with the first stage's; its weight is chosen on validation once per
+dataset, protocol and method (DESIGN §5.6), never per family: that would reveal the mask.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from mma_jax.envs.fusion import fuse
+from mma_jax.metrics import diagnostics, ranking
+from mma_jax.types import Trajectory
+
+CUTOFFS = (10, 20)
+
+
+def alpha_grid(step: float) -> np.ndarray:
+    """{0, step, …, 1}."""
+    return np.linspace(0.0, 1.0, round(1.0 / step) + 1)
+
+
+def fused_scores(trajectories: list[Trajectory], alpha: float) -> np.ndarray:
+    """float64 [E, B] final scores of Eq. 2; an episode without scores keeps its first stage."""
+    first = np.stack([t.episode.case.scores for t in trajectories]).astype(np.float64)
+    return fuse(first, np.stack([t.scores for t in trajectories]), alpha)
+
+
+def choose_alpha(validation: list[Trajectory], step: float) -> float:
+    """The fusion weight with the best mean NDCG@10 on validation; the smallest of equals."""
+    targets, grid = _targets(validation), alpha_grid(step)
+    values = [ranking.ndcg(fused_scores(validation, alpha), targets, 10).mean() for alpha in grid]
+    return float(grid[int(np.argmax(np.round(values, 12)))])
+
+
+def episode_rows(trajectories: list[Trajectory], alpha: float) -> list[dict]:
+    """One dict per episode: identity, ranking metrics, routing diagnostics (nan where undefined)."""
+    scores, targets = fused_scores(trajectories, alpha), _targets(trajectories)
+    columns = {f"ndcg@{k}": ranking.ndcg(scores, targets, k) for k in CUTOFFS}
+    columns |= {f"hr@{k}": ranking.hit_rate(scores, targets, k) for k in CUTOFFS}
+    columns["mrr"] = ranking.mrr(scores, targets)
+    rows = []
+    for n, trajectory in enumerate(trajectories):
+        episode = trajectory.episode
+        row = {"episode_id": episode.episode_id, "user": episode.user, "subset": episode.family}
+        row["recalled"] = episode.recalled
+        row |= {name: float(values[n]) for name, values in columns.items()}
+        if trajectory.prompt:  # it was played, not judged from a score table
+            row |= diagnostics.diagnose(trajectory)
+        rows.append(row)
+    return rows
+
+
+def result_rows(rows: list[dict], alpha: float) -> list[dict]:
+    """{"subset", "metric", "value", "n"} for all episodes, each family, and recalled and inserted targets apart."""
+    subsets: dict[str, list[dict]] = {"all": rows}
+    for family in dict.fromkeys(row["subset"] for row in rows):
+        subsets[family] = [row for row in rows if row["subset"] == family]
+    subsets["all/recalled"] = [row for row in rows if row["recalled"]]
+    subsets["all/inserted"] = [row for row in rows if not row["recalled"]]
+    results = [
+        {"subset": subset, "metric": metric, "value": value, "n": len(members)}
+        for subset, members in subsets.items()
+        for metric, value in _averages(members).items()
+    ]
+    return [*results, {"subset": "all", "metric": "alpha", "value": alpha, "n": len(rows)}]
+
+
+def _averages(members: list[dict]) -> dict[str, float]:
+    if not members:
+        return {}
+    metrics = [name for name in members[0] if name.startswith(("ndcg@", "hr@")) or name == "mrr"]
+    values = {name: math.fsum(row[name] for row in members) / len(members) for name in metrics}
+    return values | (diagnostics.summarize(members) if "turns" in members[0] else {})
+
+
+def trace(trajectory: Trajectory, alpha: float, titles: tuple[str, ...]) -> dict:
+    """An episode for the trace viewer, evaluator's knowledge included (the report is not an agent)."""
+    episode, case = trajectory.episode, trajectory.episode.case
+    final = fused_scores([trajectory], alpha)[0]
+    order = np.lexsort((case.ranks, -final))
+    final_rank = np.empty(len(order), int)
+    final_rank[order] = np.arange(1, len(order) + 1)
+    position = episode.target_position
+    row = episode_rows([trajectory], alpha)[0]
+    return {
+        "episode_id": episode.episode_id,
+        "subset": episode.family,
+        "family": episode.family,
+        "mask": list(case.mask),
+        "prompt": [{"role": m.role, "content": m.content} for m in trajectory.prompt],
+        "turns": [
+            {
+                "text": turn.text,
+                "tool": turn.tool,
+                "args": turn.args if turn.tool != "Score_Candidates" else {},
+                "observation": turn.observation,
+                "reward": turn.reward,
+                "error": turn.error,
+                "null": turn.null,
+            }
+            for turn in trajectory.turns
+        ],
+        "stop_reason": trajectory.stop_reason,
+        "scores": {str(n + 1): float(s) for n, s in enumerate(trajectory.scores) if np.isfinite(s)},
+        "candidates": [
+            {
+                "handle": str(n + 1),
+                "title": titles[item],
+                "first_stage_rank": int(case.ranks[n]),
+                "s0": float(case.scores[n]),
+                "final_rank": int(final_rank[n]),
+                "final_score": float(final[n]),
+                "is_target": n == position,
+            }
+            for n, item in enumerate(case.pool)
+        ],
+        "target_rank_before": int(case.ranks[position]) if position >= 0 else None,
+        "target_rank_after": int(final_rank[position]) if position >= 0 else None,
+        "ndcg@10": row["ndcg@10"],
+    }
+
+
+def _targets(trajectories: Iterable[Trajectory]) -> np.ndarray:
+    return np.array([t.episode.target_position for t in trajectories])

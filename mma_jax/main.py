@@ -1,0 +1,60 @@
+"""Command line: flags -> RUNS[config.run](config, workdir). The only place that knows absl.
+
+    python -m mma_jax.main --config=configs/demo.py --workdir=runs/demo [--config.key=value ...] [--dry_run]
+
+Exit codes: 0 done, 2 the input was wrong (one line on stderr), 1 anything else.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from mma_jax.runs import workdir as workdirs
+from mma_jax.runs.registry import RUNS
+from mma_jax.types import InputError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, for example configs/demo.py.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything the run writes; rerunning resumes.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan (data, shapes, memory, devices) and stop.")
+
+
+def _main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise InputError(f"unexpected argument {argv[1]!r}: options look like --config.key=value")
+    for flag in (_CONFIG, _WORKDIR):
+        if not flag.value:
+            raise InputError(f"--{flag.name} is missing: python -m mma_jax.main --config=configs/demo.py --workdir=DIR")
+    config = _CONFIG.value
+    if config.run not in RUNS:
+        raise InputError(f"unknown run {config.run!r}: config.run is one of {', '.join(RUNS)}")
+    directory = workdirs.open_workdir(_WORKDIR.value, config, dry_run=_DRY_RUN.value)
+    RUNS[config.run](config, directory, _DRY_RUN.value)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Like absl's parser, but a wrong flag, config file or config key is one line and exit code 2."""
+    try:
+        rest = flags.FLAGS(argv)
+        if _CONFIG.value is not None:
+            _CONFIG.value.to_dict()  # a file that could not be loaded answers with its error only when used
+        return rest
+    except AttributeError as error:
+        raise InputError(f"unknown config key {error}: the keys are listed in mma_jax/config.py") from error
+    except Exception as error:  # config files are code: whatever they raise is about the user's input
+        raise InputError(" ".join(str(error).split())) from error
+
+
+def run() -> None:
+    """Entry point of `python -m mma_jax.main` and of the console script."""
+    try:
+        app.run(_main, flags_parser=_parse_flags)
+    except InputError as error:
+        print(f"mma_jax: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

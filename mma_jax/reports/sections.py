@@ -1,0 +1,349 @@
+"""The parts of the report, each made from a loaded run: tables, figures, and what is missing."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import html
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from mma_jax.reports import plots, tables
+from mma_jax.reports.load import Run, Sample
+from mma_jax.reports.tables import Cell, Column, Table
+from mma_jax.types import FAMILIES, LOMO, OOMA
+
+REFERENCE = "First-stage"
+
+PROTOCOLS = {
+    "ooma": (
+        "One observed modality (OOMA), target-positive pool",
+        "Only one modality survives, and the agent is not told which. The target is in every pool, so this measures "
+        "the order within a pool and nothing about retrieval.",
+    ),
+    "lomo": (
+        "Leave one modality out (LOMO), target-positive pool",
+        "All modalities, or all but one. The target is in every pool.",
+    ),
+    "full_catalog": (
+        "Full catalog, fixed pool",
+        "The first stage’s top candidates as they are: a target that it did not find counts as zero, for every method "
+        "alike, so Recall@100 is the same for all that share the pool.",
+    ),
+    "interactive": (
+        "With clarification questions",
+        "Ask_User is allowed and answers from surviving evidence: an upper bound, not a deployment claim.",
+    ),
+}
+
+RANKING = ("ndcg@10", "ndcg@20", "hr@10", "hr@20", "mrr", "recall@100", "alpha")
+DIAGNOSTICS = (
+    "failed_call_rate",
+    "recovery",
+    "tts",
+    "turns",
+    "turns_to_first_evidence",
+    "first_action_rate",
+    "invalid",
+    "return",
+    "seconds_per_episode",
+)
+SIGNIFICANT = 0.05
+ENDINGS = ("stop_", "invalid_")  # prefixes of the metrics that tell how episodes ended and what went wrong
+
+ROUTING_NOTE = (
+    "Failed calls: Null or invalid evidence calls among evidence calls. Recovery: episodes with a Null that went on "
+    "to a successful evidence call. TTS: turns to a valid scoring. First action: the first call went to the surviving "
+    "modality. Return: undiscounted sum of rewards (Eq. 3)."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of the page; tables.md and tables.tex take its tables and leave the figures."""
+
+    slug: str  # of a-z, 0-9 and hyphens: it becomes an id
+    title: str
+    lead: str  # shown above the parts, if there are any
+    parts: tuple[Table | str, ...]  # tables, and HTML that is safe already
+    absent: str = ""  # what is missing and which run makes it
+
+
+def all_sections(run: Run, n_resamples: int, seed: int) -> tuple[Section, ...]:
+    """The report from top to bottom; the last two arguments are the bootstrap's."""
+    return (
+        _data(run),
+        *_protocols(run, n_resamples, seed),
+        _recalled(run),
+        _comparisons(run),
+        _diagnostics(run),
+        _ranks(run),
+        _audit(run),
+        _traces(run),
+        _config(run),
+    )
+
+
+def _data(run: Run) -> Section:
+    parts = []
+    if run.statistics.get("rows"):
+        rows = [[str(name), str(value)] for name, value in run.statistics["rows"]]
+        parts.append(tables.plain_table("Dataset statistics", ("Quantity", "Value"), rows, 1))
+    recall = run.statistics.get("recall")
+    if recall:
+        columns = [name for name in recall[0] if name != "source"]
+        lines = [[str(row["source"]), *(_figure(row.get(name)) for name in columns)] for row in recall]
+        headers = ("Source", *(name.capitalize() for name in columns))
+        table = tables.plain_table("First-stage recall before the target is inserted", headers, lines, 1)
+        counts = "; ".join(f"{part} {n:,}" for part, n in run.statistics.get("without_history", {}).items())
+        notes = (f"Targets of users without history, kept: {counts}.",) if counts else ()
+        parts.append(dataclasses.replace(table, notes=notes))
+    lead = "Recall on training targets stands beside test: the two must agree, or training evidence saw its targets."
+    absent = _missing(run, "statistics.json", "prepare", parts)
+    return Section("data", "Data", lead if recall else "", tuple(parts), absent)
+
+
+def _protocols(run: Run, n_resamples: int, seed: int) -> Iterator[Section]:
+    present = run.unique("protocol")
+    if not present:
+        yield Section("results", "Results", "", (), _missing(run, "results.jsonl", "evaluate", ()))
+    for protocol in sorted(present, key=lambda name: (*PROTOCOLS, name).index(name)):
+        rows = [row for row in run.rows if row["protocol"] == protocol]
+        title, lead = PROTOCOLS.get(protocol, (protocol, ""))
+        families = {"ooma": OOMA, "lomo": LOMO}.get(protocol) or _present(rows, "subset", FAMILIES)
+        parts: list[Table | str] = []
+        if families:
+            columns = [Column(tables.family_name(family), "ndcg@10", family) for family in (*families, "all")]
+            parts.append(tables.tabulate(rows, f"{_short(protocol)}: NDCG@10 by surviving evidence", columns))
+        others = [row["metric"] for row in rows if not _is_diagnostic(row["metric"])]
+        metrics = _present(rows, "metric", (*RANKING, *others))
+        parts.append(tables.tabulate(rows, f"{_short(protocol)}: all episodes", _columns(metrics, "all")))
+        parts += _panels(run, protocol, n_resamples, seed)
+        slug = re.sub(r"[^a-z0-9]+", "-", protocol.lower())
+        yield Section(slug, title, lead, tuple(part for part in parts if _filled(part)))
+
+
+def _is_diagnostic(metric: str) -> bool:
+    return metric in DIAGNOSTICS or metric.startswith(ENDINGS)
+
+
+def _columns(metrics: Sequence[str], subset: str | None) -> list[Column]:
+    return [Column(tables.metric_of(metric).header, metric, subset) for metric in metrics]
+
+
+def _filled(part: Table | str) -> bool:
+    return bool(part.lines if isinstance(part, Table) else part)
+
+
+def _short(protocol: str) -> str:
+    return {"ooma": "OOMA", "lomo": "LOMO"}.get(protocol, protocol.replace("_", " ").capitalize())
+
+
+def _present(rows: Sequence[dict], field: str, known: Sequence[str]) -> list[str]:
+    """Those of `known`, in that order, that occur as `field` in the rows."""
+    found = {row[field] for row in rows}
+    return [name for name in dict.fromkeys(known) if name in found]
+
+
+def _panels(run: Run, protocol: str, n_resamples: int, seed: int) -> Iterator[str]:
+    keys = [key for key, sample in run.samples.items() if key[1] == protocol and _scored(sample)]
+    for dataset in dict.fromkeys(key[0] for key in keys):
+        panels: dict[str, list[plots.Interval]] = {}
+        mine = sorted((key for key in keys if key[0] == dataset), key=lambda key: list(FAMILIES).index(key[2]))
+        for key in tqdm(mine, desc=f"intervals {dataset} {protocol}", disable=None, leave=False):
+            method, sample = key[3], run.samples[key]
+            role = tables.ROLES.get(method, "")
+            entry = plots.interval(method, role, sample.values["ndcg@10"], sample.users, n_resamples, seed)
+            panels.setdefault(tables.family_name(key[2]), []).append(entry)
+        title = f"{dataset}, {_short(protocol)}: NDCG@10 per family and method"
+        yield (
+            f"<h3>{html.escape(title)}</h3>{plots.interval_panels(panels, title, 'NDCG@10', REFERENCE)}"
+            f'<p class="figure-note">Mean and 95% interval over episodes (bootstrap of users, {n_resamples:,} '
+            f"resamples; seeds averaged first). Dashed: {REFERENCE}. Filled dots: methods; hollow: controls and "
+            f"exploits; diamonds: bounds.</p>"
+        )
+
+
+def _scored(sample: Sample) -> bool:
+    return not np.isnan(sample.values["ndcg@10"]).any()
+
+
+def _recalled(run: Run) -> Section:
+    parts = []
+    for protocol in run.unique("protocol"):
+        rows = [row for row in run.rows if row["protocol"] == protocol]
+        split = [name for name in dict.fromkeys(row["subset"] for row in rows) if "/" in name]
+        # A fixed pool has nothing inserted: what was not recalled scores zero there.
+        if split and protocol != "full_catalog":
+            columns = [Column(tables.family_name(name), "ndcg@10", name) for name in ("all", *split)]
+            parts.append(tables.tabulate(rows, f"{_short(protocol)}: NDCG@10, recalled and inserted apart", columns))
+    lead = (
+        "Recalled: the first stage found the target by itself. Inserted: it did not, and the target was put into the "
+        "pool. A method that shines only on inserted targets may be reading the pool’s construction."
+    )
+    absent = "" if parts else "No row tells recalled from inserted targets; --config.run=evaluate writes them."
+    return Section("recalled", "Recalled and inserted targets", lead, tuple(parts), absent)
+
+
+def _comparisons(run: Run) -> Section:
+    parts = []
+    for protocol in dict.fromkeys(row["protocol"] for row in run.comparisons):
+        rows = [row for row in run.comparisons if row["protocol"] == protocol]
+        whole = [row for row in rows if row["subset"] == "all"]
+        by_family = [row for row in rows if row["subset"] != "all"]
+        title = f"{_short(protocol)}: paired comparisons over the same episodes"
+        parts.append(_comparison_table(title, whole))
+        parts.append(dataclasses.replace(_comparison_table(f"{title}, by family", by_family), folded=True))
+    found = tuple(part for part in parts if part.lines)
+    lead = (
+        "Wilcoxon signed-rank tests on episodes, seeds averaged first. Read the effect sizes with the p-values: with "
+        "many episodes a small p can stand for a small difference."
+    )
+    return Section("comparisons", "Paired tests", lead, found, _missing(run, "comparisons.jsonl", "evaluate", found))
+
+
+def _comparison_table(title: str, rows: Sequence[dict]) -> Table:
+    lines = [
+        [
+            row["dataset"],
+            f"{tables.family_name(row['subset'])}, {tables.metric_of(row['metric']).header}",
+            f"{row['a']} − {row['b']}",
+            f"{row['n']:,}",
+            _figure(row["mean_delta"], "{:+.4f}"),
+            f"{_figure(row['ci_low'], '{:+.4f}')} to {_figure(row['ci_high'], '{:+.4f}')}",
+            _p_value(row["p"]),
+            Cell(_p_value(row["p_holm"]), best=row["p_holm"] is not None and row["p_holm"] < SIGNIFICANT),
+            _figure(row["cliffs_delta"], "{:+.3f}"),
+            _figure(row["rank_biserial"], "{:+.3f}"),
+        ]
+        for row in rows
+    ]
+    figures = ("n", "Mean Δ", "95% interval", "p", "Holm p", "Cliff’s δ", "Rank-biserial")
+    table = tables.plain_table(title, ("Dataset", "Episodes", "Comparison", *figures), lines, 3)
+    families = collections.Counter(row["family"] for row in rows)
+    sizes = ", ".join(f"{family}: {count} tests" for family, count in families.items())
+    note = f"Bold: below {SIGNIFICANT} after Holm’s correction within the declared family ({sizes})."
+    return dataclasses.replace(table, notes=(note,))
+
+
+def _diagnostics(run: Run) -> Section:
+    parts = []
+    for protocol in run.unique("protocol"):
+        rows = [row for row in run.rows if row["protocol"] == protocol and _is_diagnostic(row["metric"])]
+        families = [row for row in rows if row["subset"] in FAMILIES]
+        played = _present(rows, "metric", DIAGNOSTICS)
+        endings = [name for name in dict.fromkeys(row["metric"] for row in rows) if name.startswith(ENDINGS)]
+        title = f"{_short(protocol)}: how the agents played"
+        parts.append(tables.tabulate(rows, title, _columns(played, "all")))
+        by_family = tables.tabulate(families, f"{title}, by family", _columns(played, None), by_subset=True)
+        parts.append(dataclasses.replace(by_family, folded=True))
+        ended = tables.tabulate(rows, f"{_short(protocol)}: how episodes ended", _columns(endings, "all"))
+        parts.append(dataclasses.replace(ended, folded=True))
+    found = tuple(part for part in parts if part.lines)
+    absent = "" if found else "No row tells how agents played; --config.run=evaluate writes them for all that do."
+    return Section("diagnostics", "Routing diagnostics", ROUTING_NOTE, found, absent)
+
+
+def _ranks(run: Run) -> Section:
+    parts = []
+    for dataset, protocol in dict.fromkeys(key[:2] for key in run.samples):
+        ranks = _target_ranks(run, dataset, protocol)
+        before = ranks.pop(REFERENCE, None)
+        if before is not None and ranks:
+            title = f"{dataset}, {_short(protocol)}: the target’s rank"
+            parts.append(f"<h3>{html.escape(title)}</h3>" + plots.rank_panels(before, ranks, title))
+    lead = (
+        "Share of episodes by the target’s rank. Gray: first stage. Blue: after reranking. A rank is one over the "
+        "reciprocal rank; episodes whose pool lacks the target are left out."
+    )
+    absent = _missing(run, "per_episode.jsonl", f"evaluate (with {REFERENCE} among its methods)", parts)
+    return Section("ranks", "Where the target was", lead, tuple(parts), absent)
+
+
+def _target_ranks(run: Run, dataset: str, protocol: str) -> dict[str, np.ndarray]:
+    """method -> float [n] ranks of the targets that are in their pool, families together."""
+    ranks: dict[str, list[np.ndarray]] = {}
+    for key, sample in run.samples.items():
+        found = sample.values["mrr"][sample.values["mrr"] > 0]  # drops nan too
+        if key[:2] == (dataset, protocol) and len(found):
+            ranks.setdefault(key[3], []).append(1 / found)
+    return {method: np.concatenate(parts) for method, parts in ranks.items()}
+
+
+def _audit(run: Run) -> Section:
+    lines = [
+        [
+            str(check["dataset"]),
+            str(check["check"]),
+            Cell("✓ pass", kind="pass") if check["pass"] else Cell("✗ FAIL", kind="fail"),
+            _figure(check["value"], "{:.4g}"),
+            _figure(check["threshold"], "{:.4g}"),
+            Cell(". ".join(filter(None, [check.get("meaning"), check.get("detail")])), kind="words"),
+        ]
+        for check in sorted(run.audit, key=lambda check: check["dataset"])
+    ]
+    headers = ("Dataset", "Check", "Verdict", "Figure", "Threshold", "What it means")
+    parts = (tables.plain_table("Audit", headers, lines, 2),) if lines else ()
+    lead = "What a benchmark of this kind must pass before its numbers mean what they say."
+    return Section("audit", "Audit", lead, parts, _missing(run, "audit.json", "audit", parts))
+
+
+def _traces(run: Run) -> Section:
+    shown, recorded = len(run.traces.shown), run.traces.recorded
+    lead = (
+        f"{shown:,} of {recorded:,} recorded episodes are embedded here, spread over methods and families; all are "
+        "in traces.jsonl. Left and right arrow keys step through the turns; the address of the page names the step."
+    )
+    data = json.dumps(run.traces.shown, separators=(",", ":"))
+    for character in "<>&":
+        data = data.replace(character, f"\\u{ord(character):04x}")
+    parts = (
+        f'<script type="application/json" id="traces">{data}</script><div id="viewer"></div>'
+        "<noscript><p>The viewer needs JavaScript.</p></noscript>",
+    )
+    absent = _missing(run, "traces.jsonl", "evaluate", run.traces.shown)
+    return Section("traces-section", "Episodes, step by step", lead, parts if shown else (), absent)
+
+
+def _config(run: Run) -> Section:
+    rows = "".join(
+        f'<tr><th scope="row">{html.escape(key)}</th><td>{html.escape(value)}</td></tr>'
+        for key, value in _flatten(run.config)
+    )
+    page = f"<details><summary>Show all settings</summary><table><tbody>{rows}</tbody></table></details>"
+    parts = (page,) if rows else ()
+    return Section("config", "Configuration", "", parts, _missing(run, "config.json", "evaluate", parts))
+
+
+# --- small things -----------------------------------------------------------------------------------
+
+
+def _missing(run: Run, name: str, made_by: str, found: Sequence[Any]) -> str:
+    if found:
+        return ""
+    state = "holds nothing to show" if (run.directory / name).exists() else "is missing"
+    return f"{name} {state} in {run.directory}; --config.run={made_by} writes it."
+
+
+def _figure(value: Any, form: str = "{:.4f}") -> str:
+    """A fraction in the given form, anything else in words, nothing for None and nan."""
+    if value is None or value != value:
+        return ""
+    return form.format(value) if isinstance(value, float) else str(value)
+
+
+def _p_value(value: float | None) -> str:
+    return "" if value is None else "<0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def _flatten(config: dict, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + str(key), json.dumps(value)

@@ -1,0 +1,124 @@
+"""Candidate pools around a first stage (MMA §3.1, §4.1).
+
+A target-positive pool holds the target and B - 1 hard negatives. Three kinds:
+
+- "paper": the target joins the top B - 1 negatives. A target the first stage did not recall is then
+  always last, so a scorer that only *reverses* the ranking looks brilliant.
+- "calibrated" (default): a recalled target keeps the plain top-B pool. An unrecalled one is given a
+  within-pool rank drawn from the rank distribution of recalled *training* targets and the negatives
+  that stand around its true rank. Then rank and score alone carry no more than the first stage says:
+  the distribution is made non-increasing, so that no reordering by rank can beat the first stage.
+- "top": the first stage's top B as it is (full-catalog protocol); the target may be absent.
+
+Ties are broken by a seeded shuffle that knows nothing of the target, both when items are ordered and
+again when ranks within the pool are written down; otherwise a block of tied items would leak the drawn rank.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+
+KINDS = ("calibrated", "paper", "top")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Query:
+    """One (user, target) to build a pool for."""
+
+    history: np.ndarray  # int32 [H] never candidates
+    known: np.ndarray  # int32 [P] the user's positives at any time, never negatives
+    target: int
+    key: int  # seeds every random choice of this query
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pool:
+    """A shuffled pool. `scores` are min–max normalised within the pool (a constant stays constant)."""
+
+    items: np.ndarray  # int32 [B]
+    scores: np.ndarray  # float32 [B]
+    ranks: np.ndarray  # int32 [B], 1 = best
+    recalled: bool
+    window: bool
+
+
+def seeded(seed: int, *key: int) -> np.random.Generator:
+    """A generator that depends on nothing but (seed, key)."""
+    return np.random.default_rng((seed, *key))
+
+
+def catalog_order(scores: np.ndarray, excluded: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Item ids of one query, best first; exact ties in random order, `excluded` items left out.
+
+    scores: float32 [I], finite. Returns int32 [I - len(set(excluded))].
+    """
+    shuffled = rng.permutation(len(scores)).astype(np.int32)
+    keep = np.ones(len(scores), bool)
+    keep[excluded] = False
+    shuffled = shuffled[keep[shuffled]]
+    return shuffled[np.argsort(-scores[shuffled], kind="stable")]
+
+
+def target_ranks(scores: np.ndarray, queries: list[Query], seed: int) -> np.ndarray:
+    """0-based catalogue rank of each target among items outside the history, ties broken at random.
+
+    scores: float32 [Q, I]. Returns int64 [Q]. Used for recall@k before any insertion.
+    """
+    ranks = np.empty(len(queries), np.int64)
+    for row, query in enumerate(queries):
+        own = scores[row, query.target]
+        outside = np.ones(scores.shape[1], bool)
+        outside[query.history] = False
+        outside[query.target] = False
+        above = int((scores[row, outside] > own).sum())
+        tied = int((scores[row, outside] == own).sum())
+        ranks[row] = above + seeded(seed, query.key).integers(tied + 1)
+    return ranks
+
+
+def rank_distribution(ranks: np.ndarray, size: int) -> np.ndarray:
+    """Non-increasing distribution of within-pool ranks of recalled targets, float64 [size].
+
+    ranks: int [n] 0-based catalogue ranks of training targets; those beyond `size` are unrecalled and
+    ignored. Least-squares monotone fit of the histogram (pool adjacent violators); uniform if none was recalled.
+    """
+    counts = np.bincount(ranks[ranks < size], minlength=size).astype(np.float64)
+    if counts.sum() == 0:
+        return np.full(size, 1.0 / size)
+    fitted = isotonic_regression(counts, increasing=False).x
+    return fitted / fitted.sum()
+
+
+def build_pool(
+    kind: str, scores: np.ndarray, query: Query, size: int, distribution: np.ndarray | None, seed: int
+) -> Pool:
+    """The pool of one query.
+
+    scores: float32 [I] finite first-stage scores. distribution: float64 [size], for kind "calibrated" only.
+    """
+    rng = seeded(seed, query.key)
+    excluded = query.history if kind == "top" else np.concatenate([query.history, query.known])
+    order = catalog_order(scores, excluded[excluded != query.target], rng)
+    place = int(np.flatnonzero(order == query.target)[0]) if query.target in order else len(order)
+    recalled = place < size
+    chosen = order[:size]
+    if not recalled and kind == "paper":
+        chosen = np.append(order[: size - 1], np.int32(query.target))
+    elif not recalled and kind == "calibrated":
+        start = place - int(rng.choice(size, p=distribution))
+        start = min(start, len(order) - size)
+        chosen = order[start : start + size]
+    return _finish(chosen, scores, recalled, window=kind == "calibrated" and not recalled, rng=rng)
+
+
+def _finish(chosen: np.ndarray, scores: np.ndarray, recalled: bool, window: bool, rng: np.random.Generator) -> Pool:
+    items = rng.permutation(chosen)
+    own = scores[items].astype(np.float64)
+    ranks = np.empty(len(items), np.int32)
+    ranks[np.argsort(-own, kind="stable")] = np.arange(1, len(items) + 1)
+    span = own.max() - own.min()
+    normalized = (own - own.min()) / span if span > 0 else np.zeros(len(items))
+    return Pool(items.astype(np.int32), normalized.astype(np.float32), ranks, recalled, window)

@@ -1,0 +1,85 @@
+"""config.run = audit: DIR/audit.json, a list of checks with their figures; prints pass or FAIL for each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from mma_jax.agents import evidence_linear
+from mma_jax.evaluation import audit, judge
+from mma_jax.evaluation.episodes import PARTS
+from mma_jax.evaluation.experiment import Experiment
+from mma_jax.evaluation.views import build_view, fingerprint, training_rows
+from mma_jax.runs.prepare import experiment
+from mma_jax.runs.workdir import write_atomically
+from mma_jax.types import TEST
+
+PEEKED = 200
+"""Pools whose strict prompts are compared under all masks."""
+
+
+def run(config, directory: Path, dry_run: bool) -> None:
+    path = directory / "audit.json"
+    if dry_run:
+        print(f"audit: checks {', '.join(audit.MEANING)}")
+        return
+    if not path.exists():
+        write_atomically(path, json.dumps(audit_experiment(experiment(config, directory)), indent=1))
+    print("\naudit")
+    for row in json.loads(path.read_text()):
+        mark = "pass" if row["pass"] else "FAIL"
+        print(f"  {mark}  {row['check']:<20} {row['value']:+.4f} (at most {row['threshold']})  {row['detail']}")
+
+
+def audit_experiment(made: Experiment) -> list[dict]:
+    """All checks on the target-positive episodes of one experiment."""
+    name, config = made.dataset.name, made.config
+    positive = [protocol for protocol in ("ooma", "lomo") if made.families(protocol)]
+    train = [e for protocol in positive for e in made.episodes("train", protocol)]
+    test = [e for protocol in positive for e in made.episodes("test", protocol)]
+    recall = json.loads((made.directory / "statistics.json").read_text())["recall"]
+    by_part = {part: made.episodes(part, "ooma") for part in ("train", "valid", "test")}
+    log, rows = made.dataset.interactions, made.view_rows("train")
+    return [
+        *audit.control_checks(name, train, test, made.view("test"), evidence_scores(made, train, test), config),
+        audit.self_edges(name, log.user[rows], log.item[rows], train),
+        audit.recall_gap(name, recall, config.audit.recall_gap),
+        audit.mask_peeking(name, made.environment("test", "ooma", summaries="none"), test[:PEEKED]),
+        audit.canary(name, lambda users, items: fingerprints(made, users, items), len(made.dataset.users), len(made.dataset.catalog)),
+        audit.duplicates(name, by_part),
+        audit.pool_hygiene(name, test, made.histories.known),
+    ]
+
+
+def evidence_scores(made: Experiment, train, test) -> np.ndarray:
+    """What Evidence-linear makes of the same episodes, unfused: float64 [E, B]."""
+    policy = evidence_linear.fit(made.environment("train", "ooma"), train, made.config.eval.batch)
+    played = evidence_linear.play(policy, made.environment("test", "ooma"), test, made.config.eval.batch, "audit")
+    return judge.fused_scores(played, 0.0)
+
+
+def fingerprints(made: Experiment, users: np.ndarray, items: np.ndarray) -> dict[str, str]:
+    """Checksums of both views, rebuilt from scratch with extra interactions (int32 [n] each) in the test part."""
+    log, extra = made.dataset.interactions, len(users)
+    planted = dataclasses.replace(
+        log,
+        user=np.concatenate([log.user, users]),
+        item=np.concatenate([log.item, items]),
+        rating=np.concatenate([log.rating, np.full(extra, np.nan, np.float32)]),
+        time=np.concatenate([log.time, np.full(extra, np.nan)]),
+        given_split=None,
+    )
+    dataset = dataclasses.replace(made.dataset, interactions=planted)
+    parts = np.concatenate([made.parts, np.full(extra, TEST, made.parts.dtype)])
+    positive = np.concatenate([made.positive, np.ones(extra, bool)])
+    sums = {}
+    for part in ("train", "test"):
+        rows = training_rows(parts, positive, PARTS[part], made.config.evidence)
+        with tempfile.TemporaryDirectory() as scratch:
+            view = build_view(dataset, rows, None, made.config, Path(scratch))
+            sums |= {f"{part} view: {name}": value for name, value in fingerprint(view).items()}
+    return sums

@@ -1,0 +1,19 @@
+"""Runs by name: what `config.run` may say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mma_jax.runs import all as everything
+from mma_jax.runs import audit, clip, evaluate, prepare, report
+
+RUNS: dict[str, Callable[[object, Path, bool], None]] = {
+    "all": everything.run,
+    "prepare": prepare.run,
+    "audit": audit.run,
+    "evaluate": evaluate.run,
+    "report": report.run,
+    "clip": clip.run,
+}
+"""Each is called as run(config, directory, dry_run)."""

@@ -1,0 +1,87 @@
+"""The audit passes on a sound benchmark and fails on each way of spoiling it (one spoilt setting at a time)."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mma_jax.config import base
+from mma_jax.evaluation import audit
+from mma_jax.runs.audit import audit_experiment
+from mma_jax.runs.prepare import experiment, run
+from mma_jax.types import Case, Episode
+
+
+def audited(directory, **spoilt):
+    """check -> row, on a small generated world without images."""
+    config = base()
+    config.world.n_items, config.world.n_users = 300, 800
+    config.episodes.train, config.episodes.valid, config.episodes.test = 400, 100, 300
+    config.pool.size = 20
+    config.eval.bootstrap = 300
+    # the behaviour of this world is its interactions, not a list of co-purchases: only so can self-edges arise
+    config.world.copurchases = 0
+    for key, value in spoilt.items():
+        section, name = key.split("__")
+        config[section][name] = value
+    run(config, directory, dry_run=False)
+    rows = audit_experiment(experiment(config, directory))
+    assert all(set(row) >= {"check", "dataset", "value", "threshold", "pass"} for row in json.loads(json.dumps(rows)))
+    return {row["check"]: row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    return audited(tmp_path_factory.mktemp("sound"))
+
+
+def test_a_sound_benchmark_passes(sound):
+    assert set(sound) == set(audit.MEANING)
+    assert all(row["pass"] for row in sound.values()), [r for r in sound.values() if not r["pass"]]
+
+
+def test_paper_pools_fail(tmp_path):
+    rows = audited(tmp_path, pool__kind="paper")
+    assert not rows["inverse_rank"]["pass"] and not rows["rank_only"]["pass"]
+
+
+def test_self_edges_fail(tmp_path):
+    rows = audited(tmp_path, evidence__crossfit=False)
+    assert not rows["self_edges"]["pass"] and not rows["recall_gap"]["pass"]
+
+
+def test_a_planted_canary_is_found(tmp_path):
+    rows = audited(tmp_path, evidence__parts="all")
+    assert not rows["canary"]["pass"]
+
+
+def episode(pool, target, n=0, history=()):
+    size = len(pool)
+    case = Case(
+        np.array(pool, np.int32), np.linspace(1, 0, size, dtype=np.float32), np.arange(1, size + 1, dtype=np.int32),
+        np.array(history, np.int32), (True, False, False),
+    )  # fmt: skip
+    return Episode(f"e{n}", case, n, target, "text_only", "ooma", True)
+
+
+def test_duplicates():
+    first, second = episode([1, 2], 1), episode([1, 2], 1, n=1)
+    assert audit.duplicates("d", {"train": [first], "test": [second]})["pass"]
+    assert audit.duplicates("d", {"train": [first], "test": [first]})["value"] == 1
+    assert audit.duplicates("d", {"test": [first, first]})["value"] == 1
+
+
+@pytest.mark.parametrize(
+    "dirty", [episode([1, 1, 2], 2), episode([1, 2, 3], 2, history=[3]), episode([1, 2, 9], 2)], ids=["twice", "own", "known"]
+)
+def test_pool_hygiene(dirty):
+    def known(user):
+        return np.array([2, 9])
+
+    assert audit.pool_hygiene("d", [dirty], known)["value"] == 1
+    assert audit.pool_hygiene("d", [episode([1, 2, 3], 2, history=[4])], known)["pass"]
+
+
+def test_self_edges_counts_pairs():
+    episodes = [episode([1, 2], 1, n=0), episode([1, 2], 2, n=1)]
+    assert audit.self_edges("d", np.array([0, 1]), np.array([1, 1]), episodes)["value"] == 1

@@ -1,0 +1,42 @@
+"""Sampling, saving and loading of episodes."""
+
+import numpy as np
+
+from mma_jax.evaluation import episodes
+from mma_jax.types import Case, Episode
+
+
+def test_sample_targets_caps_users_and_counts():
+    rows = np.arange(100, 400)
+    users = np.zeros(400, int)
+    users[100:400] = np.repeat(np.arange(30), 10)
+    chosen = episodes.sample_targets(rows, users, 40, 2, seed=0)
+    assert len(chosen) == 40 == len(set(chosen)) and set(chosen) <= set(rows)
+    assert np.bincount(users[chosen]).max() <= 2
+    everything = episodes.sample_targets(rows, users, 1000, 2, seed=0)
+    assert (np.bincount(users[everything]) == 2).all()
+    assert (episodes.sample_targets(rows, users, 40, 2, seed=0) == chosen).all()
+    assert (episodes.sample_targets(rows, users, 40, 2, seed=1) != chosen).any()
+
+
+def make(n, history):
+    case = Case(
+        np.arange(4, dtype=np.int32) + n, np.array([1, 0.5, 0.25, 0], np.float32), np.arange(1, 5, dtype=np.int32),
+        np.array(history, np.int32), (False, True, False),
+    )  # fmt: skip
+    return Episode(f"é{n}", case, n, n + 2, "image_only", "ooma", recalled=n % 2 == 0, window=n % 2 == 1)
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / "deep" / "test_ooma.npz"
+    assert episodes.load(path) is None
+    written = [make(0, []), make(1, [5, 6, 7]), make(2, [9])]
+    episodes.save(path, written)
+    for a, b in zip(written, episodes.load(path), strict=True):
+        for name in ("pool", "scores", "ranks", "history"):
+            np.testing.assert_array_equal(getattr(a.case, name), getattr(b.case, name))
+        assert a.case.mask == b.case.mask
+        for name in ("episode_id", "user", "target", "family", "protocol", "recalled", "window"):
+            assert getattr(a, name) == getattr(b, name)
+    path.write_bytes(path.read_bytes()[:100])
+    assert episodes.load(path) is None

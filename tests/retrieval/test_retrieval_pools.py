@@ -1,0 +1,118 @@
+"""Pools: what is in them, and that rank alone says no more than the first stage."""
+
+import numpy as np
+import pytest
+
+from mma_jax.metrics import ranking
+from mma_jax.retrieval.pools import Query, build_pool, catalog_order, rank_distribution, target_ranks
+
+
+def query(target, key=0, history=(), known=()):
+    return Query(np.array(history, np.int32), np.array(known, np.int32), target, key)
+
+
+SCORES = np.linspace(1, 0, 50).astype(np.float32)  # item i has catalogue rank i
+
+
+def test_catalog_order_leaves_out_and_sorts():
+    order = catalog_order(SCORES, np.array([0, 3]), np.random.default_rng(0))
+    assert order.tolist() == [i for i in range(50) if i not in (0, 3)]
+
+
+def test_recalled_target_keeps_the_plain_top():
+    uniform = np.full(10, 0.1)
+    for kind in ("calibrated", "paper", "top"):
+        pool = build_pool(kind, SCORES, query(4), 10, uniform, seed=0)
+        assert sorted(pool.items) == list(range(10))
+        assert pool.recalled and not pool.window
+        by_rank = pool.items[np.argsort(pool.ranks)]
+        assert by_rank.tolist() == list(range(10))
+        np.testing.assert_allclose(pool.scores.max(), 1)
+        np.testing.assert_allclose(pool.scores.min(), 0)
+
+
+def test_paper_puts_an_unrecalled_target_last():
+    pool = build_pool("paper", SCORES, query(30), 10, None, seed=0)
+    assert sorted(pool.items) == [*range(9), 30]
+    assert pool.ranks[pool.items == 30] == 10 and not pool.recalled
+
+
+def test_top_leaves_an_unrecalled_target_out():
+    pool = build_pool("top", SCORES, query(30, known=(1, 2)), 10, None, seed=0)
+    assert sorted(pool.items) == list(range(10))  # future positives stay: the protocol is "as it is"
+
+
+def test_calibrated_window_stands_around_the_true_rank():
+    distribution = np.zeros(10)
+    distribution[2] = 1
+    pool = build_pool("calibrated", SCORES, query(30), 10, distribution, seed=0)
+    assert sorted(pool.items) == list(range(28, 38))
+    assert pool.ranks[pool.items == 30] == 3 and pool.window
+    at_the_end = build_pool("calibrated", SCORES, query(49), 10, distribution, seed=0)
+    assert sorted(at_the_end.items) == list(range(40, 50))
+
+
+@pytest.mark.parametrize("kind", ["calibrated", "paper"])
+def test_history_and_known_positives_are_no_negatives(kind):
+    asked = query(30, history=(0, 28), known=(1, 2, 29, 30, 31))
+    pool = build_pool(kind, SCORES, asked, 10, np.full(10, 0.1), seed=0)
+    assert not set(pool.items) & {0, 28, 1, 2, 29, 31}
+    assert 30 in pool.items
+
+
+def test_rank_distribution_is_monotone_and_sums_to_one():
+    ranks = np.array([0, 0, 1, 5, 5, 5, 2, 99, 7])
+    fitted = rank_distribution(ranks, 10)
+    assert np.all(np.diff(fitted) <= 1e-12)
+    np.testing.assert_allclose(fitted.sum(), 1)
+    np.testing.assert_allclose(fitted[0], 2 / 8)  # the head already falls, so its count stands
+    np.testing.assert_allclose(rank_distribution(np.array([50]), 10), 0.1)
+
+
+def test_target_rank_counts_items_above_and_shuffles_ties():
+    asked = [query(3, key=k, history=(0,)) for k in range(400)]
+    assert set(target_ranks(np.tile(SCORES, (400, 1)), asked, 0)) == {2}
+    tied = target_ranks(np.zeros((400, 50), np.float32), asked, 0)
+    assert tied.min() == 0 and tied.max() == 48 and abs(tied.mean() - 24) < 2
+
+
+def test_constant_scores_tell_nothing_of_the_target():
+    """A block of ties must not leak the drawn rank: shown ranks and places are uniform, whatever was drawn."""
+    flat = np.zeros(200, np.float32)
+    first = np.zeros(10)
+    first[0] = 1
+    pools = [build_pool("calibrated", flat, query(7, key=k), 10, first, seed=0) for k in range(2000)]
+    shown = np.array([pool.ranks[pool.items == 7][0] for pool in pools])
+    places = np.array([np.flatnonzero(pool.items == 7)[0] for pool in pools])
+    for values in (shown - 1, places):
+        counts = np.bincount(values, minlength=10)
+        assert abs(counts - 200).max() < 70  # 5 standard deviations
+    assert {tuple(pool.scores) for pool in pools} == {(0.0,) * 10}
+
+
+def test_reversing_pays_in_paper_pools_and_not_in_calibrated_ones():
+    """The reason for calibration (DESIGN §5.4), on targets whose scores are only weakly better than others'."""
+    rng = np.random.default_rng(0)
+    items, size = 300, 20
+    queries, scores = [], []
+    for key in range(600):
+        row = rng.normal(size=items)
+        target = int(rng.integers(items))
+        row[target] += 0.8
+        queries.append(query(target, key=key))
+        scores.append(row.astype(np.float32))
+    distribution = rank_distribution(target_ranks(np.stack(scores), queries, 0), size)
+
+    def value(kind, sign):
+        pools = [build_pool(kind, s, q, size, distribution, 0) for s, q in zip(scores, queries, strict=True)]
+        targets = np.array([np.flatnonzero(p.items == q.target)[0] for p, q in zip(pools, queries, strict=True)])
+        return ranking.ndcg(sign * np.stack([p.scores for p in pools]).astype(float), targets, 10).mean()
+
+    assert value("paper", -1) > 2 * value("paper", 1)
+    assert value("calibrated", -1) < value("calibrated", 1)
+
+
+def test_seeded():
+    a = build_pool("calibrated", SCORES, query(30, key=5), 10, np.full(10, 0.1), seed=1)
+    b = build_pool("calibrated", SCORES, query(30, key=5), 10, np.full(10, 0.1), seed=1)
+    assert (a.items == b.items).all() and (a.ranks == b.ranks).all()

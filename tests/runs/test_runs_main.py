@@ -1,0 +1,166 @@
+"""The command line as a user meets it: the main job, resume after SIGKILL, and every wrong input in one line."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "--config.world.n_items=120",
+    "--config.world.n_users=250",
+    "--config.episodes.train=60",
+    "--config.episodes.valid=20",
+    "--config.episodes.test=30",
+    "--config.pool.size=10",
+    "--config.eval.traces=1",
+    "--config.eval.bootstrap=50",
+]
+FILES = ("results.jsonl", "per_episode.jsonl", "traces.jsonl", "comparisons.jsonl", "audit.json", "statistics.json")
+
+
+def command(workdir, *options, config="demo"):
+    return [
+        sys.executable, "-m", "mma_jax.main", f"--config=configs/{config}.py", f"--workdir={workdir}", *options,
+    ]  # fmt: skip
+
+
+def run(workdir, *options, config="demo"):
+    return subprocess.run(command(workdir, *options, config=config), cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("demo")
+    done = run(directory, *SMALL)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return directory, done.stdout
+
+
+def test_main_job_writes_everything(finished):
+    directory, printed = finished
+    for name in (*FILES, "config.json", "report/index.html", "report/tables.md", "report/tables.tex"):
+        assert (directory / name).stat().st_size > 0, name
+    rows = [json.loads(line) for line in (directory / "results.jsonl").open()]
+    assert {"dataset", "protocol", "subset", "method", "seed", "metric", "value", "n"} == set(rows[0])
+    assert {row["protocol"] for row in rows} == {"ooma", "lomo", "full_catalog", "interactive"}
+    methods = {row["method"] for row in rows}
+    assert {"First-stage", "RuleRouter-Fuse", "Evidence-linear", "Bayes", "Optimal-router", "Router-Ask"} <= methods
+    assert "recall@10" in printed and "sparsity" in printed
+
+
+def test_every_method_plays_the_same_episodes(finished):
+    played = {}
+    for line in (finished[0] / "per_episode.jsonl").open():
+        row = json.loads(line)
+        played.setdefault((row["protocol"], row["method"]), []).append(row["episode_id"])
+    for protocol in ("ooma", "lomo", "full_catalog"):
+        ids = [sorted(v) for (p, _), v in played.items() if p == protocol]
+        assert len(ids) > 5 and all(i == ids[0] for i in ids)
+
+
+def test_rerun_does_nothing_and_changes_nothing(finished):
+    directory, _ = finished
+    before = {name: (directory / name).read_bytes() for name in FILES}
+    stamps = {path: path.stat().st_mtime_ns for path in (directory / "prepared").rglob("*") if path.is_file()}
+    assert run(directory, *SMALL).returncode == 0
+    assert before == {name: (directory / name).read_bytes() for name in FILES}
+    assert stamps == {path: path.stat().st_mtime_ns for path in (directory / "prepared").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("marker", ["statistics.json", "cells.jsonl"])
+def test_killed_and_rerun_gives_the_same(finished, tmp_path, marker):
+    """SIGKILL soon after a file appears, then the same command again: the same bytes as an undisturbed run."""
+    process = subprocess.Popen(
+        command(tmp_path, *SMALL), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.time() + 300
+    while not (tmp_path / marker).exists() and process.poll() is None and time.time() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    assert process.poll() is None, "it ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = run(tmp_path, *SMALL)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (finished[0] / name).read_bytes(), name
+
+
+def test_dry_run_writes_nothing(tmp_path):
+    done = run(tmp_path / "new", *SMALL, "--dry_run")
+    assert done.returncode == 0, done.stderr
+    assert "token" in done.stdout and "plan" in done.stdout
+    assert not (tmp_path / "new").exists()
+
+
+def refused(done, *words):
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("mma_jax: "), done.stderr
+    for word in words:
+        assert word in last, last
+
+
+def atomic(tmp_path, inter, name="shop"):
+    (tmp_path / name).mkdir(exist_ok=True)
+    (tmp_path / name / f"{name}.inter").write_text(inter)
+    return [
+        "--config.data.source=atomic", f"--config.data.root={tmp_path}", f"--config.data.name={name}",
+        "--config.images.encoder=none",
+    ]  # fmt: skip
+
+
+BAD = {
+    "unknown key": (["--config.nothing=1"], ["nothing"]),
+    "unknown run": (["--config.run=dance"], ["dance", "prepare"]),
+    "unknown method": (["--config.methods=GPT-9"], ["GPT-9", "RuleRouter-Fuse"]),
+    "unknown protocol": (["--config.protocols=swim"], ["swim", "ooma"]),
+    "unknown source": (["--config.data.source=ether"], ["ether", "atomic"]),
+    "unknown encoder": (["--config.images.encoder=eye"], ["eye", "kfold"]),
+    "unknown flag": (["--confg=1"], ["confg"]),
+    "not a number": (["--config.pool.size=many"], ["many"]),
+    "pool too large": (["--config.pool.size=500"], ["500", "120"]),
+    "missing folder": (["--config.data.source=atomic", "--config.data.root=/nowhere/at/all"], ["/nowhere/at/all"]),
+    "no root": (["--config.data.source=atomic"], ["data.root"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_2(tmp_path, case):
+    options, words = BAD[case]
+    refused(run(tmp_path / "w", *SMALL, *options), *words)
+
+
+def test_missing_config_file(tmp_path):
+    refused(run(tmp_path, config="no_such_config"), "no_such_config")
+
+
+def test_inter_without_user_id(tmp_path):
+    options = atomic(tmp_path, "item_id:token\trating:float\n1\t3\n")
+    refused(run(tmp_path / "w", *options), "user_id", "shop.inter")
+
+
+def test_truncated_gzip(tmp_path):
+    (tmp_path / "shop").mkdir()
+    lines = "".join(json.dumps({"reviewerID": f"u{n}", "asin": f"a{n}", "unixReviewTime": n}) + "\n" for n in range(500))
+    packed = gzip.compress(lines.encode())
+    (tmp_path / "shop" / "reviews_shop.json.gz").write_bytes(packed[: len(packed) // 2])
+    options = ["--config.data.source=amazon2014", f"--config.data.root={tmp_path}", "--config.data.name=shop"]
+    refused(run(tmp_path / "w", *options, "--config.images.encoder=none"), "reviews_shop.json.gz")
+
+
+def test_unwritable_workdir(tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(run(tmp_path / "file" / "w", *SMALL), "file")
+
+
+def test_other_settings_in_the_same_folder(finished):
+    refused(run(finished[0], *SMALL, "--config.seed=7"), "seed", "--workdir")
