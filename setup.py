@@ -16,7 +16,7 @@ TEST = [
 setup(
     name="mma_jax",
     version="0.1.0",
-    description="Evidence-routing recommendation agents in JAX: a trustworthy missing-modality benchmark and its agents",
+    description="Evidence-routing recommendation agents in JAX, and a trustworthy missing-modality benchmark",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -37,7 +37,7 @@ setup(
         "ml_collections>=1.0",
         "absl-py>=2.1",
         "numpy>=2.0",
-        "scipy>=1.14",
+        "scipy>=1.17",
         "pillow>=11",
         "tqdm>=4.66",
     ],

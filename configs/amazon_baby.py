@@ -12,4 +12,5 @@ def get_config():
     config = base()
     config.data.source = "atomic"
     config.data.name = "amazon-baby"
+    config.graph.decay = 1.0  # the order of interactions means nothing here
     return config

@@ -19,7 +19,7 @@ def base() -> ConfigDict:
     config.run = "all"  # one of mma_jax.runs.registry.RUNS
     config.seed = 0  # splits, sampling of episodes, ties, shuffles
     config.seeds = "0"  # training seeds of methods that have any randomness of their own
-    config.methods = "scripted"  # names of agents/registry.py, comma-separated; "scripted" = all without a language model
+    config.methods = "scripted"  # names of agents/registry.py; "scripted" = all without a language model
     config.protocols = "ooma,lomo,full_catalog,interactive"
 
     config.data = ConfigDict()
@@ -37,8 +37,9 @@ def base() -> ConfigDict:
     config.images.seed = 0
 
     config.graph = ConfigDict()
-    config.graph.dim = 64  # of the graph embedding
+    config.graph.dim = 128  # of the graph embedding
     config.graph.index = "hnsw"  # hnsw | flat
+    config.graph.decay = 0.9  # weight of a history item relative to the next newer one; 1 where order means nothing
 
     config.evidence = ConfigDict()
     config.evidence.crossfit = True  # False leaves training targets in their own graph (leaky; the audit must notice)
@@ -56,9 +57,10 @@ def base() -> ConfigDict:
 
     config.env = ConfigDict()
     config.env.turns = 8  # T
-    config.env.context = 2048  # tokens
+    config.env.context = 8192  # tokens; the paper's 2,048 leaves each of 100 candidates two tokens of summary
     config.env.summaries = "surviving"  # surviving (paper §3.1) | none (strict: only tools reveal anything)
     config.env.graph_titles = True
+    config.env.graph_counts = True  # Retrieve_Graph also tells how often each candidate was taken (False: the paper)
     config.env.max_items = 0  # ids per Analyze_* call, 0 = no limit, 1 = the paper
     config.env.alpha = 0.5  # fusion weight inside the reward
     config.env.cost_tool = -0.02

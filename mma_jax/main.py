@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mma_jax.runs import workdir as workdirs
@@ -22,6 +22,7 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan (data, shapes, me
 
 
 def _main(argv: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)  # JAX tells at INFO which accelerators it did not find
     if len(argv) > 1:
         raise InputError(f"unexpected argument {argv[1]!r}: options look like --config.key=value")
     for flag in (_CONFIG, _WORKDIR):

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mma_jax.agents.notes import read
 from mma_jax.agents.optimal_router import plan
 from mma_jax.agents.rollout import play as play_policy
 from mma_jax.agents.routers import probe, score
-from mma_jax.agents.notes import read
 from mma_jax.data.world import World, expected_ndcg
 from mma_jax.types import FAMILIES, MODALITIES, Episode, History, Mask
 

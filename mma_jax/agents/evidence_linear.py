@@ -1,21 +1,21 @@
 """Evidence-linear: a logistic regression on what the tools answered (DESIGN §7, the cheapest first check).
 
-It plays the route of RuleRouter-Fuse and differs from it in one thing only: how the same evidence becomes a score.
-Its margin over the router is what a learned scorer can win; an agent that does not reach it has not read its evidence.
+The method of that name plays the route of RuleRouter-Fuse and differs from it in one thing only: how the same
+evidence becomes a score. Its margin over the router is what a learned scorer can win; an agent that does not reach it
+has not read its evidence.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import sparse
 
-from mma_jax.agents import choice, overlap
+from mma_jax.agents import choice, overlap, routers
 from mma_jax.agents.notes import Notes, words
 from mma_jax.agents.rollout import play
-from mma_jax.agents.routers import all_in_order, router
 from mma_jax.envs.environment import Environment
 from mma_jax.types import Episode, Policy
 
@@ -24,8 +24,13 @@ HASHED = 2048
 
 
 def dense_features(notes: Notes) -> np.ndarray:
-    """First-stage score and rank, and each source's overlap, float64 [B, 5] (zeros where a source was silent)."""
-    columns = [notes.first_stage, 1 / np.log2(1.0 + notes.ranks)]
+    """First-stage score and rank, how often taken, each source's overlap: float64 [B, 6], zeros where silent."""
+    taken = (notes.got("behavior") or {}).get("taken", {})
+    columns = [
+        notes.first_stage,
+        1 / np.log2(1.0 + notes.ranks),
+        np.log1p([taken.get(handle, 0) for handle in notes.handles]),
+    ]
     for modality, scorer in overlap.SCORERS.items():
         columns.append(scorer(notes) if notes.got(modality) else np.zeros(len(notes.handles)))
     return np.stack(columns, axis=1).astype(float)
@@ -53,7 +58,7 @@ def matches(notes: Notes, n: int) -> dict[str, float]:
 
 
 def features(notes: Notes) -> sparse.csr_matrix:
-    """All evidence of one pool, CSR [B, 5 + HASHED]."""
+    """All evidence of one pool, CSR [B, 6 + HASHED]."""
     rows, columns, values = [], [], []
     for n in range(len(notes.handles)):
         for name, value in matches(notes, n).items():
@@ -64,8 +69,13 @@ def features(notes: Notes) -> sparse.csr_matrix:
     return sparse.hstack([dense_features(notes), hashed]).tocsr()
 
 
-def fit(env: Environment, train: Sequence[Episode], batch: int, l2: float = 10.0) -> Policy:
-    """Play the route on training episodes, fit the regression on what was heard, return the policy."""
+def fit(
+    env: Environment, train: Sequence[Episode], route: Callable[[routers.Scorer], Policy], l2: float = 100.0
+) -> routers.Scorer:
+    """The scorer that a route earns: play it on training episodes, fit the regression on what was heard.
+
+    route: scorer -> policy; the scorer it returns is fitted to the evidence of that route.
+    """
     usable = [e for e in train if e.target_position >= 0]
     heard: list[sparse.csr_matrix] = []
 
@@ -73,7 +83,7 @@ def fit(env: Environment, train: Sequence[Episode], batch: int, l2: float = 10.0
         heard.append(features(notes))
         return notes.first_stage
 
-    play(router(all_in_order, keep), env, usable, batch=1, label="Evidence-linear: training evidence")
+    play(route(keep), env, usable, batch=1, label="evidence of training episodes")  # one by one, so in order
     targets = np.array([e.target_position for e in usable])
     model = choice.fit(sparse.vstack(heard).tocsr(), targets, len(usable[0].case.pool), l2)
-    return router(all_in_order, lambda notes: model.scores(features(notes)))
+    return lambda notes: model.scores(features(notes))

@@ -88,21 +88,25 @@ def _popularity(context: Context):
     return scores
 
 
+def _learned(context: Context, route: Callable[[routers.Scorer], Policy]) -> routers.Scorer:
+    return evidence_linear.fit(context.train_env, context.train, route)
+
+
 METHODS: dict[str, Method] = {
     "First-stage": Method(scorer(_first_stage), fused=False),
     "Reverse-rank": Method(scorer(_reverse_rank), fused=False),
     "Rank-only": Method(scorer(_rank_only), fused=False),
     "Popularity": Method(scorer(_popularity), fused=False),
-    "RuleRouter-Fuse": Method(policy(lambda c: routers.router(routers.all_in_order, overlap.fused))),
+    "RuleRouter-Fuse": Method(policy(lambda c: routers.rule_router(overlap.fused))),
     "Router-StopAtFirst": Method(policy(lambda c: routers.router(routers.until_first_success, overlap.fused))),
     "RuleRouter-Peek": Method(policy(lambda c: routers.router(routers.peeked, overlap.fused))),
-    "Expert": Method(policy(lambda c: routers.expert())),
-    "Router-Ask": Method(policy(lambda c: routers.asking()), asks=True),
+    "Expert": Method(policy(lambda c: routers.expert(_learned(c, routers.expert)))),
+    "Router-Ask": Method(policy(lambda c: routers.asking(overlap.fused)), asks=True),
     "Exploit-ScoreAtOnce": Method(policy(lambda c: routers.repeat(routers.score_at_once))),
     "Exploit-Reverse": Method(policy(lambda c: routers.repeat(routers.reverse_at_once))),
     "Exploit-Invalid": Method(policy(lambda c: routers.repeat(routers.spam_invalid))),
     "Exploit-RepeatNull": Method(policy(lambda c: routers.repeat(routers.repeat_null))),
-    "Evidence-linear": Method(policy(lambda c: evidence_linear.fit(c.train_env, c.train, c.batch))),
+    "Evidence-linear": Method(policy(lambda c: routers.rule_router(_learned(c, routers.rule_router)))),
     "Optimal-router": Method(bayes.optimal_router, fused=False, needs_world=True),
     "Bayes": Method(scorer(bayes.bayes), fused=False, needs_world=True),
 }

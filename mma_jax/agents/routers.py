@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mma_jax.agents import overlap
 from mma_jax.agents.notes import TOOL_OF, Notes, read
 from mma_jax.types import History, Policy
 
@@ -48,6 +47,11 @@ def score(notes: Notes, scores: np.ndarray, thought: str = "") -> str:
     )
 
 
+def rule_router(scorer: Scorer) -> Policy:
+    """The route of RuleRouter-Fuse with any scorer."""
+    return router(all_in_order, scorer)
+
+
 def router(route: Callable[[Notes], str | None], scorer: Scorer) -> Policy:
     """Probe what `route(notes)` names until it names nothing, then score."""
 
@@ -80,7 +84,7 @@ def peeked(notes: Notes) -> str | None:
     return next((m for m in wanted if not notes.was_called(m)), None)
 
 
-def expert(scorer: Scorer = overlap.fused) -> Policy:
+def expert(scorer: Scorer) -> Policy:
     """The scripted expert that MMA-SFT imitates (DESIGN §5.10): probe, switch after Null, score; with its reasons."""
 
     def act(history: History) -> str:
@@ -88,14 +92,16 @@ def expert(scorer: Scorer = overlap.fused) -> Policy:
         heard = next((m for m in ORDER if notes.got(m)), None)
         rest = [m for m in (peek(notes) or ORDER) if not notes.was_called(m)]
         if heard or not rest:
-            return score(notes, scorer(notes), f"Evidence from {heard or 'the first stage only'}: score the candidates.")
+            return score(
+                notes, scorer(notes), f"Evidence from {heard or 'the first stage only'}: score the candidates."
+            )
         reason = "Null, so switch" if notes.answers else "Begin with the likeliest source"
         return probe(rest[0], notes, f"{reason}: {TOOL_OF[rest[0]]}.")
 
     return batched(act)
 
 
-def asking(scorer: Scorer = overlap.fused) -> Policy:
+def asking(scorer: Scorer) -> Policy:
     """Router-Ask: like Router-StopAtFirst, but the user is asked about the source that answered (interactive only)."""
 
     def act(history: History) -> str:

@@ -46,9 +46,11 @@ class ImageSource(Protocol):
 
 
 class GraphSource(Protocol):
-    """Item-item collaborative graph. `neighbors` int32 [I, M], strongest first, padded with -1."""
+    """Item-item collaborative graph. `neighbors` int32 [I, M], strongest first, padded with -1; `popularity`
+    int [I], how often each item was taken in training."""
 
     neighbors: np.ndarray
+    popularity: np.ndarray
 
 
 GraphSearch = Callable[[np.ndarray, int], np.ndarray]
@@ -145,6 +147,10 @@ class Evidence:
         forward = (graph[items][:, :, None] == pool).any(1)
         backward = (graph[pool] == items[:, None, None]).any(2)
         return same | forward | backward
+
+    def counts(self, pool: np.ndarray) -> dict[str, int]:
+        """Handle -> how often that candidate was taken in training."""
+        return {str(j): int(n) for j, n in enumerate(self.graph.popularity[pool], start=1)}
 
     def _text_profile(self, key: bytes) -> dict[str, dict[str, int]]:
         profile = self._text.profile(np.frombuffer(key, np.int32))

@@ -46,7 +46,8 @@ class Renderer:
         end. What is left out of lists and maps is counted in "more". A sentence loses its last words.
 
         Args:
-            result: a tool's JSON-able answer with at most one list or map beside "profile"; None is Null.
+            result: a tool's JSON-able answer; None is Null. Its last list or map is the one that is shortened;
+                another beside "profile" is left out if it would take more than half of the budget.
             tokens: the budget; parts are counted one by one, which a tokenizer that merges only undercuts.
             words: of a profile.
             description: characters.
@@ -54,9 +55,13 @@ class Renderer:
         if result is None:
             return NULL
         head = {key: _shorten_profile(value, words) if key == "profile" else value for key, value in result.items()}
-        body_key = next((k for k, value in head.items() if k != "profile" and isinstance(value, (dict, list))), None)
-        if body_key is None:
+        body_keys = [k for k, value in head.items() if k != "profile" and isinstance(value, (dict, list))]
+        if not body_keys:
             return self._render_sentences(head, tokens)
+        for key in body_keys[:-1]:
+            if self._count(_encode(head[key])) > tokens // 2:
+                del head[key]
+        body_key = body_keys[-1]
         body = head.pop(body_key)
         start = _encode({**head, body_key: type(body)()})[:-2]  # cut inside the empty list or map
         return start + self._render_body(body, tokens - self._count(start), description)

@@ -23,6 +23,7 @@ class Options:
     interactive: bool = False  # MMA-Interactive: Ask_User is among the tools
     summaries: str = "surviving"  # what the prompt says of candidates: the paper's mode, or "none"
     graph_titles: bool = True  # Retrieve_Graph names neighbours by title, as in the paper; False: by handle
+    graph_counts: bool = True  # Retrieve_Graph also tells how often each candidate was taken; False: the paper
     max_items: int | None = None  # ids in one Analyze call; 1 is the paper, None leaves it open
     alpha: float = 0.5  # first-stage weight of Eq. 2 in the reward
     costs: Costs = dataclasses.field(default_factory=Costs)

@@ -80,9 +80,7 @@ def control_checks(
     if seen and view.graph is not None:
         members = [test[n] for n in seen]
         popular = np.stack([popularity_scores(e.case, view.graph.popularity) for e in members])
-        rows.append(
-            worst("popularity", dataset, gain(members, popular, evidence_scores[seen], resamples), tolerance)
-        )
+        rows.append(worst("popularity", dataset, gain(members, popular, evidence_scores[seen], resamples), tolerance))
     return rows
 
 
@@ -115,7 +113,11 @@ def mask_peeking(dataset: str, strict: Environment, episodes: list[Episode]) -> 
 
 
 def canary(
-    dataset: str, fingerprint: Callable[[np.ndarray, np.ndarray], dict[str, str]], users: int, items: int, count: int = 50
+    dataset: str,
+    fingerprint: Callable[[np.ndarray, np.ndarray], dict[str, str]],
+    users: int,
+    items: int,
+    count: int = 50,
 ) -> dict:
     """`fingerprint(users, items)` rebuilds all evidence with those interactions added to the held-out parts."""
     rng = np.random.default_rng(0)

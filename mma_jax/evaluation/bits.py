@@ -56,4 +56,4 @@ def _from_graph(world: World, catalog: Catalog, view: View) -> dict[str, np.ndar
     vectors = np.asarray(view.graph.embedding, float)
     vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     _, community = kmeans2(vectors[:, :kinds], kinds, minit="++", seed=0)
-    return {name: community for name in names}
+    return dict.fromkeys(names, community)

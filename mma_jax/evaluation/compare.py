@@ -20,7 +20,9 @@ def compare_all(episodes: Iterable[dict], reference: str, resamples: int, metric
         for subset in ("all", row["subset"]):
             cell = table.setdefault((row["dataset"], row["protocol"], subset), {})
             cell.setdefault(row["method"], {}).setdefault(row["episode_id"], []).append((row[metric], row["user"]))
-    return [line for key, methods in table.items() for line in _compare_cell(key, methods, reference, resamples, metric)]
+    return [
+        line for key, methods in table.items() for line in _compare_cell(key, methods, reference, resamples, metric)
+    ]
 
 
 def _compare_cell(key: tuple, methods: dict, reference: str, resamples: int, metric: str) -> list[dict]:

@@ -141,9 +141,7 @@ def save(path: Path, episodes: list[Episode]) -> None:
         "user": np.array([e.user for e in episodes], np.int32),
         "target": np.array([e.target for e in episodes], np.int32),
         "flags": np.array([[e.recalled, e.window] for e in episodes], bool),
-        "names": np.frombuffer(
-            json.dumps([[e.episode_id, e.family, e.protocol] for e in episodes]).encode(), np.uint8
-        ),
+        "names": np.frombuffer(json.dumps([[e.episode_id, e.family, e.protocol] for e in episodes]).encode(), np.uint8),
     }
     temporary = path.with_suffix(".tmp.npz")
     path.parent.mkdir(parents=True, exist_ok=True)

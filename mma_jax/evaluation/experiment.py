@@ -123,6 +123,7 @@ class Experiment:
             interactive=protocol == "interactive",
             summaries=summaries or env.summaries,
             graph_titles=env.graph_titles,
+            graph_counts=env.graph_counts,
             max_items=env.max_items or None,
             alpha=env.alpha,
             costs=Costs(env.cost_tool, env.cost_ask, env.cost_invalid),
@@ -141,7 +142,7 @@ class Experiment:
         longest = max((len(self.histories.known(user)) for user in range(len(self.dataset.users))), default=0)
         if config.pool.size + longest > len(self.dataset.catalog):
             raise InputError(
-                f"pool.size={config.pool.size} does not fit: {self.dataset.name} has {len(self.dataset.catalog)} items, "
+                f"pool.size={config.pool.size} does not fit {self.dataset.name}: it has {len(self.dataset.catalog)} items, "
                 f"and a user's own {longest} cannot be negatives; use a smaller --config.pool.size"
             )
 

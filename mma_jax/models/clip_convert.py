@@ -61,7 +61,9 @@ def tokenizer(folder: str | os.PathLike, config: clip.ClipConfig) -> Callable[[S
 
     folder = pathlib.Path(folder)
     if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
-        raise InputError(f"{folder}: no CLIP tokenizer here; put tokenizer.json, or vocab.json and merges.txt, beside it")
+        raise InputError(
+            f"{folder}: no CLIP tokenizer here; put tokenizer.json, or vocab.json and merges.txt, beside it"
+        )
     try:
         tokenize = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # its parsers raise bare Exceptions

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mma_jax.agents import evidence_linear
+from mma_jax.agents import evidence_linear, routers
+from mma_jax.agents.rollout import play
 from mma_jax.evaluation import audit, judge
 from mma_jax.evaluation.episodes import PARTS
 from mma_jax.evaluation.experiment import Experiment
@@ -49,7 +50,12 @@ def audit_experiment(made: Experiment) -> list[dict]:
         audit.self_edges(name, log.user[rows], log.item[rows], train),
         audit.recall_gap(name, recall, config.audit.recall_gap),
         audit.mask_peeking(name, made.environment("test", "ooma", summaries="none"), test[:PEEKED]),
-        audit.canary(name, lambda users, items: fingerprints(made, users, items), len(made.dataset.users), len(made.dataset.catalog)),
+        audit.canary(
+            name,
+            lambda users, items: fingerprints(made, users, items),
+            len(made.dataset.users),
+            len(made.dataset.catalog),
+        ),
         audit.duplicates(name, by_part),
         audit.pool_hygiene(name, test, made.histories.known),
     ]
@@ -57,8 +63,8 @@ def audit_experiment(made: Experiment) -> list[dict]:
 
 def evidence_scores(made: Experiment, train, test) -> np.ndarray:
     """What Evidence-linear makes of the same episodes, unfused: float64 [E, B]."""
-    policy = evidence_linear.fit(made.environment("train", "ooma"), train, made.config.eval.batch)
-    played = evidence_linear.play(policy, made.environment("test", "ooma"), test, made.config.eval.batch, "audit")
+    scorer = evidence_linear.fit(made.environment("train", "ooma"), train, routers.rule_router)
+    played = play(routers.rule_router(scorer), made.environment("test", "ooma"), test, made.config.eval.batch, "audit")
     return judge.fused_scores(played, 0.0)
 
 

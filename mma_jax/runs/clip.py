@@ -113,7 +113,8 @@ def all_captions(values: np.ndarray, longest: int) -> tuple[list[str], np.ndarra
     for chosen in itertools.product(*choices):
         named = [(column, value) for column, value in enumerate(chosen) if value is not None]
         if 1 <= len(named) <= longest:
-            captions.append(render.caption({attributes[column][0]: attributes[column][1][value] for column, value in named}))
+            words = {attributes[column][0]: attributes[column][1][value] for column, value in named}
+            captions.append(render.caption(words))
             truth.append(np.all([values[:, column] == value for column, value in named], axis=0))
     return captions, np.stack(truth, axis=1)
 

@@ -1,10 +1,10 @@
 """From a dataset's pictures to its image store: which encoder, which words, and nothing done twice.
 
-    tiny       the CLIP that the repository ships, for the generated world's renders
-    kfold      towers trained on the dataset's own pictures, each picture encoded by one that never saw it
-    clip       our Flax CLIP with public weights: `config.weights` is a folder in transformers' or open_clip's format
-    open_clip  the same through open_clip and torch: `config.weights` is MODEL:PRETRAINED, a tag or a file
-    none       no image evidence
+tiny       the CLIP that the repository ships, for the generated world's renders
+kfold      towers trained on the dataset's own pictures, each picture encoded by one that never saw it
+clip       our Flax CLIP with public weights: `config.weights` is a folder in transformers' or open_clip's format
+open_clip  the same through open_clip and torch: `config.weights` is MODEL:PRETRAINED, a tag or a file
+none       no image evidence
 """
 
 from __future__ import annotations

@@ -39,7 +39,10 @@ def run(config, directory: Path, dry_run: bool) -> None:
         write_atomically(path, json.dumps({"rows": rows, "recall": recall, "without_history": without}))
     saved = json.loads(path.read_text())
     recall_rows = [
-        (f"{row['source']} recall@{row['k']}", "  ".join(f"{part} {row[part]:.3f}" for part in ("train", "valid", "test")))
+        (
+            f"{row['source']} recall@{row['k']}",
+            "  ".join(f"{part} {row[part]:.3f}" for part in ("train", "valid", "test")),
+        )
         for row in saved["recall"]
     ]
     counts = "  ".join(f"{part} {n}" for part, n in saved["without_history"].items())

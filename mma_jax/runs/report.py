@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 
 from mma_jax.reports.html import write_report
 
 
 def run(config, directory: Path, dry_run: bool) -> None:
-    print(f"\nreport: {write_report(directory)}")
+    if dry_run:
+        print(f"report: {directory / 'report' / 'index.html'}")
+        return
+    print(f"\nreport: {write_report(directory, command=shlex.join(sys.argv))}")

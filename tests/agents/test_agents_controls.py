@@ -22,7 +22,9 @@ def value(scores, episodes):
 
 def test_rank_only_learns_that_the_last_wins():
     rng = np.random.default_rng(0)
-    train, test = ([episode(10 if rng.random() < 0.7 else 1 + n % 9, n) for n in r] for r in (range(400), range(400, 600)))
+    train, test = (
+        [episode(10 if rng.random() < 0.7 else 1 + n % 9, n) for n in r] for r in (range(400), range(400, 600))
+    )
     learned = value(controls.rank_only(train)(test), test)
     assert learned > 0.7 > value([controls.first_stage(e.case) for e in test], test)
 

@@ -89,8 +89,10 @@ def test_graph_answer():
     # History 0, 2: neighbours 1 (linked to 0 only) and 6 (linked to 2, 5, 7). Pool 3 1 4 6.
     [answer] = answers([GRAPH])
     assert answer == {
-        "neighbors": [{"title": "blue nail polish", "near": ["2"]}, {"title": "face cream", "near": ["4"]}]
+        "taken": {"1": 0, "2": 3, "3": 1, "4": 4},
+        "neighbors": [{"title": "blue nail polish", "near": ["2"]}, {"title": "face cream", "near": ["4"]}],
     }
+    assert list(answers([GRAPH], graph_counts=False)[0]) == ["neighbors"]
     # Pool 3 5 7 0: 1 links to 0, 6 to 5 and 7; neither is a candidate.
     for titles, names in ((True, ["blue nail polish", "face cream"]), (False, ["-", "-"])):
         [answer] = answers([GRAPH], doubles.episode(pool=(3, 5, 7, 0)), graph_titles=titles)
@@ -105,7 +107,7 @@ def test_graph_shows_titles_even_where_text_is_masked():
     [answer] = answers([GRAPH], doubles.episode(family="behavior_only", history=(7,), pool=(4, 1)))
     assert answer["neighbors"][0]["title"] == "face cream"
     [answer] = answers([GRAPH], doubles.episode(history=()))
-    assert answer == {"neighbors": []}
+    assert answer["neighbors"] == []
 
 
 def test_ask_user_speaks_of_the_asked_modality_only():

@@ -72,7 +72,9 @@ def test_duplicates():
 
 
 @pytest.mark.parametrize(
-    "dirty", [episode([1, 1, 2], 2), episode([1, 2, 3], 2, history=[3]), episode([1, 2, 9], 2)], ids=["twice", "own", "known"]
+    "dirty",
+    [episode([1, 1, 2], 2), episode([1, 2, 3], 2, history=[3]), episode([1, 2, 9], 2)],
+    ids=["twice", "own", "known"],
 )
 def test_pool_hygiene(dirty):
     def known(user):

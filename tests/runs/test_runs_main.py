@@ -78,7 +78,11 @@ def test_rerun_does_nothing_and_changes_nothing(finished):
 def test_killed_and_rerun_gives_the_same(finished, tmp_path, marker):
     """SIGKILL soon after a file appears, then the same command again: the same bytes as an undisturbed run."""
     process = subprocess.Popen(
-        command(tmp_path, *SMALL), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command(tmp_path, *SMALL),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     deadline = time.time() + 300
     while not (tmp_path / marker).exists() and process.poll() is None and time.time() < deadline:
@@ -150,7 +154,9 @@ def test_inter_without_user_id(tmp_path):
 
 def test_truncated_gzip(tmp_path):
     (tmp_path / "shop").mkdir()
-    lines = "".join(json.dumps({"reviewerID": f"u{n}", "asin": f"a{n}", "unixReviewTime": n}) + "\n" for n in range(500))
+    lines = "".join(
+        json.dumps({"reviewerID": f"u{n}", "asin": f"a{n}", "unixReviewTime": n}) + "\n" for n in range(500)
+    )
     packed = gzip.compress(lines.encode())
     (tmp_path / "shop" / "reviews_shop.json.gz").write_bytes(packed[: len(packed) // 2])
     options = ["--config.data.source=amazon2014", f"--config.data.root={tmp_path}", "--config.data.name=shop"]

@@ -30,7 +30,11 @@ def ask_user(
         return {"answer": _about_text(evidence.text_profile(case.history))}
     if modality_type == "image":
         return {"answer": _about_image(evidence.image_profile(case.history))}
-    return {"answer": _about_behavior(retrieve_graph(evidence, case, "u", graph_titles=graph_titles)["neighbors"])}
+    return {
+        "answer": _about_behavior(
+            retrieve_graph(evidence, case, "u", graph_titles=graph_titles, graph_counts=False)["neighbors"]
+        )
+    }
 
 
 def _about_text(profile: dict[str, dict[str, int]]) -> str:

@@ -1,0 +1,90 @@
+"""Scripted policies on the hand-made evidence: their routes, their scores, and what they earn."""
+
+import doubles
+import numpy as np
+import pytest
+
+from mma_jax.agents import overlap, routers
+from mma_jax.agents.notes import read
+from mma_jax.agents.rollout import play
+from mma_jax.envs.environment import Environment, Options
+from mma_jax.types import FAMILIES, Message
+
+
+def tools(policy, family, **options):
+    env = Environment(doubles.evidence(), Options(context=8192, **options))
+    [trajectory] = play(policy, env, [doubles.episode(family=family)], batch=4)
+    assert trajectory.stop_reason in ("scored", "turn_limit")
+    return [turn.tool for turn in trajectory.turns], trajectory
+
+
+FUSE = routers.rule_router(overlap.fused)
+STOP = routers.router(routers.until_first_success, overlap.fused)
+PEEK = routers.router(routers.peeked, overlap.fused)
+T, G, I, S = "Analyze_Text", "Retrieve_Graph", "Analyze_Image", "Score_Candidates"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fuse_probes_everything_once(family):
+    assert tools(FUSE, family)[0] == [T, G, I, S]
+
+
+@pytest.mark.parametrize(
+    ("family", "route"),
+    [("text_only", [T, S]), ("behavior_only", [T, G, S]), ("image_only", [T, G, I, S]), ("full", [T, S])],
+)
+def test_stop_at_first_success(family, route):
+    assert tools(STOP, family)[0] == route
+
+
+@pytest.mark.parametrize(
+    ("family", "route"),
+    [("text_only", [T, S]), ("behavior_only", [G, S]), ("image_only", [I, S]), ("cold_user", [T, I, S])],
+)
+def test_peek_reads_the_mask_off_the_summaries(family, route):
+    assert tools(PEEK, family)[0] == route
+    assert tools(PEEK, family, summaries="none")[0] == [T, G, I, S]
+
+
+def test_expert_switches_after_null_and_gives_reasons():
+    route, trajectory = tools(routers.expert(overlap.fused), "image_only", summaries="none")
+    assert route == [T, G, I, S]
+    assert [turn.null for turn in trajectory.turns] == [True, True, False, False]
+    assert "Null" in trajectory.turns[1].text.splitlines()[0]
+
+
+def test_asking_follows_the_evidence_that_answered():
+    route, trajectory = tools(routers.asking(overlap.fused), "image_only", interactive=True)
+    assert route == [T, G, I, "Ask_User", S]
+    assert trajectory.turns[3].args["modality_type"] == "image"
+
+
+def test_overlap_scores_by_hand():
+    """History: red nail polish, lip balm. Pool: hair dryer, blue nail polish, an item without text, face cream."""
+    _, trajectory = tools(FUSE, "text_only")
+    history = trajectory.prompt
+    for turn in trajectory.turns[:-1]:
+        history = (*history, Message("assistant", turn.text), Message("tool", turn.observation))
+    notes = read(history)
+    # every text shares "care" of the category; item 1 shares "nail" and "polish" as well
+    lexical = overlap.lexical(notes)
+    words = [len(set(overlap.words(overlap.candidate_text(notes, n)))) for n in range(4)]
+    np.testing.assert_allclose(lexical[[0, 1, 3]], [1 / words[0] ** 0.5, 3 / words[1] ** 0.5, 1 / words[3] ** 0.5])
+    assert lexical[2] == 0
+    assert np.argmax(overlap.fused(notes)) == 1
+    assert trajectory.scores[1] == overlap.fused(notes)[1] == 1.0
+
+
+def test_exploiters_earn_less_than_an_expert_where_evidence_decides():
+    """The target is the candidate that shares the user's words and stands last in the first stage (DESIGN §6.11)."""
+    env = Environment(doubles.evidence(), Options(context=8192, alpha=0.3))
+    episode = doubles.episode(family="text_only", pool=(3, 4, 6, 1), target=1, scores=[1.0, 0.6, 0.3, 0.2])
+
+    def earned(policy):
+        [trajectory] = play(policy, env, [episode], batch=1)
+        return sum(trajectory.rewards)
+
+    expert = earned(routers.expert(overlap.fused))
+    assert expert == pytest.approx(1 - 0.02)
+    for exploit in (routers.score_at_once, routers.spam_invalid, routers.repeat_null):
+        assert earned(routers.repeat(exploit)) < expert - 0.2
