@@ -16,4 +16,5 @@ def get_config():
     config.data.positive_rating = 4.0
     config.images.encoder = "kfold"
     config.images.vocabulary = "movie_genres"
+    config.episodes.train, config.episodes.valid, config.episodes.test = 1000, 300, 600
     return config

@@ -69,6 +69,7 @@ def base() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.alpha_step = 0.05  # grid of Eq. 2's fusion weight on validation
+    config.eval.fit_episodes = 2000  # training episodes that a scripted method with parameters is fitted on, at most
     config.eval.batch = 256  # episodes played side by side
     config.eval.traces = 5  # episodes kept for the trace viewer, per method, protocol and family
     config.eval.bootstrap = 2000

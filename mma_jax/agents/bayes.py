@@ -79,7 +79,7 @@ def optimal_router(context):
     def play(env, episodes: list[Episode]):
         families = {e.family: FAMILIES[e.family] for e in context.train}
         route = plan(
-            values(context.world, context.distributions, [e for e in context.train if e.target_position >= 0]),
+            values(context.world, context.distributions, context.train),
             families,
             env.options.costs,
             env.options.turns,

@@ -49,8 +49,10 @@ def rank_features(case: Case) -> np.ndarray:
 
 
 def rank_only(train: list[Episode], l2: float = 10.0) -> Callable[[list[Episode]], np.ndarray]:
-    """Fit the scorer "Rank-only" on training episodes; returns episodes -> float64 [E, B] (DESIGN §5.4)."""
-    usable = [e for e in train if e.target_position >= 0]
-    features = np.concatenate([rank_features(e.case) for e in usable])
-    model = choice.fit(features, np.array([e.target_position for e in usable]), len(usable[0].case.pool), l2)
+    """Fit the scorer "Rank-only" (DESIGN §5.4) on training episodes with the target in the pool.
+
+    Returns a function of episodes: float64 [E, B].
+    """
+    features = np.concatenate([rank_features(e.case) for e in train])
+    model = choice.fit(features, np.array([e.target_position for e in train]), len(train[0].case.pool), l2)
     return lambda episodes: np.stack([model.scores(rank_features(e.case)) for e in episodes])

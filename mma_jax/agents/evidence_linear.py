@@ -74,16 +74,16 @@ def fit(
 ) -> routers.Scorer:
     """The scorer that a route earns: play it on training episodes, fit the regression on what was heard.
 
-    route: scorer -> policy; the scorer it returns is fitted to the evidence of that route.
+    train: episodes with the target in the pool. route: scorer -> policy; what is fitted knows the evidence of that
+    route.
     """
-    usable = [e for e in train if e.target_position >= 0]
     heard: list[sparse.csr_matrix] = []
 
     def keep(notes: Notes) -> np.ndarray:
         heard.append(features(notes))
         return notes.first_stage
 
-    play(route(keep), env, usable, batch=1, label="evidence of training episodes")  # one by one, so in order
-    targets = np.array([e.target_position for e in usable])
-    model = choice.fit(sparse.vstack(heard).tocsr(), targets, len(usable[0].case.pool), l2)
+    play(route(keep), env, train, batch=1, label="evidence of training episodes")  # one by one, so in order
+    targets = np.array([e.target_position for e in train])
+    model = choice.fit(sparse.vstack(heard).tocsr(), targets, len(train[0].case.pool), l2)
     return lambda notes: model.scores(features(notes))

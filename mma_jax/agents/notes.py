@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 
@@ -10,10 +11,12 @@ import numpy as np
 
 from mma_jax.envs.observations import read_observation
 from mma_jax.envs.prompts import read_prompt, read_summary
-from mma_jax.types import History
+from mma_jax.types import History, Message
 
 WORD = re.compile(r"[^\W_]+")
 TOOL_OF = {"text": "Analyze_Text", "image": "Analyze_Image", "behavior": "Retrieve_Graph"}
+
+_REMEMBERED = 2048  # prompts and answers, enough for the episodes in play at a time
 
 
 def words(text: str) -> list[str]:
@@ -45,17 +48,26 @@ def called_tool(text: str) -> str:
     return json.loads(line)["tool"] if line.startswith("{") else ""
 
 
+@functools.lru_cache(_REMEMBERED)
+def _candidates(prompt: tuple[Message, ...]) -> tuple[list[str], np.ndarray, np.ndarray, list[dict[str, str]]]:
+    """handles, ranks int [B], first-stage scores float [B], summaries: a prompt is read once, not every turn."""
+    rows = read_prompt(prompt)
+    return (
+        [row.handle for row in rows],
+        np.array([row.rank for row in rows]),
+        np.array([row.score for row in rows]),
+        [read_summary(row.summary) for row in rows],
+    )
+
+
+_answer = functools.lru_cache(_REMEMBERED)(read_observation)
+
+
 def read(history: History) -> Notes:
     """Parse a history: prompt, own actions, observations."""
-    rows = read_prompt(history)
-    notes = Notes(
-        handles=[row.handle for row in rows],
-        ranks=np.array([row.rank for row in rows]),
-        first_stage=np.array([row.score for row in rows]),
-        summaries=[read_summary(row.summary) for row in rows],
-    )
+    notes = Notes(*_candidates(history[:2]))
     for said, heard in zip(history[2::2], history[3::2], strict=False):
         tool = called_tool(said.content)
-        answer = read_observation(heard.content)
+        answer = _answer(heard.content)
         notes.answers[tool] = answer if isinstance(answer, dict) else None
     return notes

@@ -41,7 +41,8 @@ class Method:
     fused: bool = True
     needs_world: bool = False
     needs_language_model: bool = False
-    asks: bool = False  # calls Ask_User, so it plays protocol "interactive" only
+    asks: bool = False  # calls Ask_User
+    exploits: bool = False  # tries the reward, not the ranking
 
 
 def policy(make: Callable[[Context], Policy]) -> Callable[[Context], Play]:
@@ -102,14 +103,26 @@ METHODS: dict[str, Method] = {
     "RuleRouter-Peek": Method(policy(lambda c: routers.router(routers.peeked, overlap.fused))),
     "Expert": Method(policy(lambda c: routers.expert(_learned(c, routers.expert)))),
     "Router-Ask": Method(policy(lambda c: routers.asking(overlap.fused)), asks=True),
-    "Exploit-ScoreAtOnce": Method(policy(lambda c: routers.repeat(routers.score_at_once))),
-    "Exploit-Reverse": Method(policy(lambda c: routers.repeat(routers.reverse_at_once))),
-    "Exploit-Invalid": Method(policy(lambda c: routers.repeat(routers.spam_invalid))),
-    "Exploit-RepeatNull": Method(policy(lambda c: routers.repeat(routers.repeat_null))),
+    "Exploit-ScoreAtOnce": Method(policy(lambda c: routers.repeat(routers.score_at_once)), exploits=True),
+    "Exploit-Reverse": Method(policy(lambda c: routers.repeat(routers.reverse_at_once)), exploits=True),
+    "Exploit-Invalid": Method(policy(lambda c: routers.repeat(routers.spam_invalid)), exploits=True),
+    "Exploit-RepeatNull": Method(policy(lambda c: routers.repeat(routers.repeat_null)), exploits=True),
     "Evidence-linear": Method(policy(lambda c: routers.rule_router(_learned(c, routers.rule_router)))),
     "Optimal-router": Method(bayes.optimal_router, fused=False, needs_world=True),
     "Bayes": Method(scorer(bayes.bayes), fused=False, needs_world=True),
 }
+
+
+def plays(name: str, protocol: str, reference: str) -> bool:
+    """Whether a method has something to say in a protocol.
+
+    Ask_User exists under "interactive" alone, so those who ask play there, beside the reference they are compared with
+    (for all others it would be "ooma" again); the reward's exploiters are tried on "ooma" only.
+    """
+    method = METHODS[name]
+    if protocol == "interactive":
+        return method.asks or name == reference
+    return not method.asks and (protocol == "ooma" or not method.exploits)
 
 
 def chosen(names: str, world: bool) -> list[str]:

@@ -13,7 +13,6 @@ import numpy as np
 
 from mma_jax.agents.controls import popularity_scores, rank_only, reverse_rank
 from mma_jax.envs.environment import Environment
-from mma_jax.evaluation.views import View
 from mma_jax.metrics import ranking
 from mma_jax.metrics.significance import cluster_bootstrap
 from mma_jax.types import FAMILIES, Case, Episode
@@ -65,23 +64,21 @@ def worst(check: str, dataset: str, gains: dict[str, float], threshold: float) -
     return row(check, dataset, max(gains.values()), threshold, detail)
 
 
-def control_checks(
-    dataset: str, train: list[Episode], test: list[Episode], view: View, evidence_scores: np.ndarray, config
-) -> list[dict]:
-    """Inverse rank, rank-only and popularity on the target-positive episodes."""
+def control_checks(dataset: str, fit: list[Episode], test: list[Episode], config) -> list[dict]:
+    """Inverse rank and rank-only (fitted on `fit`) on target-positive test episodes."""
     first = np.stack([e.case.scores for e in test]).astype(float)
-    tolerance, resamples = config.audit.ndcg_tolerance, config.eval.bootstrap
-    rows = [
-        worst("inverse_rank", dataset, gain(test, np.stack([reverse_rank(e.case) for e in test]), first, resamples),
-              tolerance),
-        worst("rank_only", dataset, gain(test, rank_only(train)(test), first, resamples), tolerance),
-    ]  # fmt: skip
-    seen = [n for n, e in enumerate(test) if e.case.mask[2]]
-    if seen and view.graph is not None:
-        members = [test[n] for n in seen]
-        popular = np.stack([popularity_scores(e.case, view.graph.popularity) for e in members])
-        rows.append(worst("popularity", dataset, gain(members, popular, evidence_scores[seen], resamples), tolerance))
-    return rows
+    scores = {"inverse_rank": np.stack([reverse_rank(e.case) for e in test]), "rank_only": rank_only(fit)(test)}
+    return [
+        worst(check, dataset, gain(test, values, first, config.eval.bootstrap), config.audit.ndcg_tolerance)
+        for check, values in scores.items()
+    ]
+
+
+def popularity(dataset: str, seen: list[Episode], counts: np.ndarray, evidence: np.ndarray, config) -> dict:
+    """Popularity (counts int [I]) against what evidence makes of the same episodes (float [E, B])."""
+    popular = np.stack([popularity_scores(e.case, counts) for e in seen])
+    gains = gain(seen, popular, evidence, config.eval.bootstrap)
+    return worst("popularity", dataset, gains, config.audit.ndcg_tolerance)
 
 
 def self_edges(dataset: str, users: np.ndarray, items: np.ndarray, episodes: Iterable[Episode]) -> dict:

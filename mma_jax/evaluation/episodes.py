@@ -15,7 +15,6 @@ import numpy as np
 from tqdm import tqdm
 
 from mma_jax.data.histories import Histories
-from mma_jax.data.missing import realizable
 from mma_jax.evaluation.views import View
 from mma_jax.retrieval import pools
 from mma_jax.types import FAMILIES, LOMO, MODALITIES, OOMA, TEST, TRAIN, VALID, Case, Dataset, Episode
@@ -83,14 +82,15 @@ def build(
     sampled: Sampled,
     part: str,
     protocol: str,
+    families: list[str],
     distributions: dict[str, np.ndarray],
     config,
 ) -> list[Episode]:
-    """Episodes of every family of `protocol` that the dataset can realise."""
+    """Episodes of the given families; every one of them plays all sampled targets."""
     kind = "top" if protocol == "full_catalog" else config.pool.kind
     log = dataset.interactions
     episodes = []
-    for family in families(view, protocol):
+    for family in families:
         mask = FAMILIES[family]
         position = 0
         for chunk in _chunks(sampled.queries, f"{part} {protocol} {family}"):
@@ -116,12 +116,6 @@ def build(
                 )
                 position += 1
     return episodes
-
-
-def families(view: View, protocol: str) -> list[str]:
-    """Families of a protocol that the data can realise; absent cells are left out, never averaged (DESIGN §5.2)."""
-    possible = realizable(view.presence)
-    return [family for family in PROTOCOLS[protocol] if family in possible]
 
 
 def _chunks(queries: list, label: str):

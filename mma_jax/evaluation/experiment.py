@@ -7,13 +7,14 @@ evaluate, report) begins where the last one ended. Episodes depend on (config, d
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from mma_jax.data import generated
 from mma_jax.data.histories import Histories
+from mma_jax.data.missing import realizable
 from mma_jax.data.sources import load
 from mma_jax.data.splits import positives, split
 from mma_jax.data.world import World
@@ -23,9 +24,15 @@ from mma_jax.evaluation import episodes as episode_builder
 from mma_jax.evaluation.views import View, build_view, training_rows
 from mma_jax.features.images import ImageStore
 from mma_jax.retrieval import pools
-from mma_jax.types import FAMILIES, FIT, TEST, TRAIN, VALID, Dataset, Episode, InputError
+from mma_jax.types import FAMILIES, Dataset, Episode, InputError, Mask
 
 ImageBuilder = Callable[[object, Dataset, Path], ImageStore | None]
+
+
+def one_of(key: str, value: str, known: Iterable[str]) -> None:
+    """Raise InputError unless a setting is among the known ones."""
+    if value not in known:
+        raise InputError(f"unknown {value!r} in config.{key}: known are {', '.join(known)}")
 
 
 class Experiment:
@@ -59,8 +66,19 @@ class Experiment:
         return Histories(self.dataset.interactions, self.positive, self.parts)
 
     @functools.cached_property
+    def presence(self) -> Mask:
+        """Which modalities the data has at all, known before any evidence is built."""
+        catalog = self.dataset.catalog
+        text = any(map(any, (catalog.title, catalog.categories, catalog.description, catalog.brand)))
+        return (text, self.config.images.encoder != "none" and any(catalog.images), bool(self.positive.any()))
+
+    @functools.cached_property
     def images(self) -> ImageStore | None:
-        return self._build_images(self.config.images, self.dataset, self.prepared / "images")
+        """Raises InputError if there are image files but none that can be read."""
+        store = self._build_images(self.config.images, self.dataset, self.prepared / "images")
+        if store is None and self.presence[1]:
+            raise InputError(f"{self.dataset.name}: no image can be read; go without by --config.images.encoder=none")
+        return store
 
     def view(self, part: str) -> View:
         """The evidence that episodes of "train", or of "valid" and "test", are judged with."""
@@ -91,7 +109,9 @@ class Experiment:
         return pools.rank_distribution(ranks, self.config.pool.size)
 
     def families(self, protocol: str) -> list[str]:
-        return episode_builder.families(self.view("test"), protocol)
+        """Families the data can realise; absent cells are left out, never averaged (DESIGN §5.2)."""
+        possible = realizable(self.presence)
+        return [family for family in episode_builder.PROTOCOLS[protocol] if family in possible]
 
     @functools.cache  # noqa: B019
     def episodes(self, part: str, protocol: str) -> list[Episode]:
@@ -105,7 +125,7 @@ class Experiment:
         families = self.families(protocol)
         distributions = {family: self.distribution(family) for family in families} if calibrated else {}
         built = episode_builder.build(
-            self.dataset, self.view(part), self.sampled(part), part, protocol, distributions, self.config
+            self.dataset, self.view(part), self.sampled(part), part, protocol, families, distributions, self.config
         )
         if not built:
             raise InputError(
@@ -115,9 +135,19 @@ class Experiment:
         episode_builder.save(path, built)
         return built
 
+    def fit_episodes(self, protocol: str) -> list[Episode]:
+        """Training episodes whose target is in the pool, evenly thinned to config.eval.fit_episodes."""
+        usable = [e for e in self.episodes("train", protocol) if e.target_position >= 0]
+        return usable[:: -(-len(usable) // self.config.eval.fit_episodes) or 1]
+
+    @functools.cache  # noqa: B019 - one for all methods: it remembers prompts and answers
     def environment(self, part: str, protocol: str, summaries: str = "") -> Environment:
+        """The environment of a part's evidence. summaries: overrides the config's."""
+        return Environment(self.view(part).evidence, self.options(protocol, summaries))
+
+    def options(self, protocol: str, summaries: str = "") -> Options:
         env = self.config.env
-        options = Options(
+        return Options(
             turns=env.turns,
             context=env.context,
             interactive=protocol == "interactive",
@@ -128,22 +158,25 @@ class Experiment:
             alpha=env.alpha,
             costs=Costs(env.cost_tool, env.cost_ask, env.cost_invalid),
         )
-        return Environment(self.view(part).evidence, options)
 
     def check(self) -> None:
         """Raise InputError for what can be known to be wrong before any work."""
         config = self.config
-        if config.pool.kind not in ("calibrated", "paper"):
-            raise InputError(f"unknown pool.kind {config.pool.kind!r}: known are calibrated, paper")
-        known = episode_builder.PROTOCOLS
+        one_of("pool.kind", config.pool.kind, ("calibrated", "paper"))
+        one_of("evidence.parts", config.evidence.parts, ("train", "all"))
+        one_of("graph.index", config.graph.index, ("hnsw", "flat"))
         for protocol in self._asked_protocols:
-            if protocol not in known:
-                raise InputError(f"unknown protocol {protocol!r} in config.protocols: known are {', '.join(known)}")
+            one_of("protocols", protocol, episode_builder.PROTOCOLS)
+        if not self.seeds or not self.protocols:
+            raise InputError(f"{self.dataset.name} can realise no family of protocols {config.protocols!r}")
+        for part in episode_builder.PARTS:
+            if config.episodes[part] < 1:
+                raise InputError(f"episodes.{part}={config.episodes[part]}: at least one target is needed")
         longest = max((len(self.histories.known(user)) for user in range(len(self.dataset.users))), default=0)
-        if config.pool.size + longest > len(self.dataset.catalog):
+        if not 2 <= config.pool.size <= len(self.dataset.catalog) - longest:
             raise InputError(
-                f"pool.size={config.pool.size} does not fit {self.dataset.name}: it has {len(self.dataset.catalog)} items, "
-                f"and a user's own {longest} cannot be negatives; use a smaller --config.pool.size"
+                f"pool.size={config.pool.size} does not fit {self.dataset.name}: of its "
+                f"{len(self.dataset.catalog)} items a user's own, up to {longest}, cannot be negatives"
             )
 
     @property
@@ -155,8 +188,9 @@ class Experiment:
         """The protocols asked for of which the data can realise at least one family."""
         return [protocol for protocol in self._asked_protocols if self.families(protocol)]
 
-    def part_counts(self) -> dict[str, int]:
-        return {
-            name: int((self.positive & (self.parts == code)).sum())
-            for name, code in {"fit": FIT, "train": TRAIN, "valid": VALID, "test": TEST}.items()
-        }
+    @property
+    def seeds(self) -> list[int]:
+        try:
+            return [int(seed) for seed in self.config.seeds.split(",")]
+        except ValueError:
+            raise InputError(f"config.seeds={self.config.seeds!r}: whole numbers, comma-separated") from None

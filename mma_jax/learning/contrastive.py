@@ -8,6 +8,7 @@ over all of them, so that no true pair is pushed apart. N = images, M = texts, B
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -87,8 +88,7 @@ def train(
     if not truth.any(1).all():
         raise ValueError(f"{int((~truth.any(1)).sum())} images have no true text")
     graph, trained, frozen = nnx.split(model, _trainable(config), ...)
-    optimizer = _optimizer(config)
-    step = _make_step(graph, frozen, optimizer, shape, config)
+    optimizer, step = _make_step(graph, shape, dataclasses.replace(config, seed=0))
     carry = (trained, optimizer.init(trained))
     rng, key = np.random.default_rng(config.seed), jax.random.key(config.seed)
     curve, losses = [], []
@@ -96,7 +96,7 @@ def train(
         rows = rng.integers(len(images), size=config.batch_size)
         drawn = _draw_texts(truth[rows], rng)
         batch = (images[rows], texts[drawn], truth[rows][:, drawn])
-        carry, loss = step(carry, batch, jax.random.fold_in(key, number))
+        carry, loss = step(carry, frozen, batch, jax.random.fold_in(key, number))
         losses.append(loss)
         if number % config.log_every == 0 or number == config.steps:
             curve.append((number, round(float(np.mean(jax.device_get(losses))), 4)))
@@ -147,23 +147,25 @@ def matrices(parameters: nnx.State) -> nnx.State:
     return jax.tree_util.tree_map_with_path(numbers, parameters)
 
 
-def _make_step(graph, frozen, optimizer, shape: clip.ClipConfig, config: ContrastiveConfig):
-    """step((trained, moments), (images, texts, positive), key) -> ((trained, moments), loss)."""
+@functools.lru_cache(maxsize=4)  # the folds of a K-fold training share one compilation
+def _make_step(graph: nnx.GraphDef, shape: clip.ClipConfig, config: ContrastiveConfig):
+    """(optimizer, step), where step((trained, moments), frozen, (images, texts, positive), key) -> (carry, loss)."""
+    optimizer = _optimizer(config)
 
-    def loss_fn(trained, images, texts, positive):
+    def loss_fn(trained, frozen, images, texts, positive):
         model = nnx.merge(graph, trained, frozen)
         scale = jnp.exp(jnp.minimum(model.logit_scale[...], clip.MAX_LOGIT_SCALE))
         return info_nce(scale * model.encode_image(images) @ model.encode_text(texts).T, positive)
 
     @jax.jit
-    def step(carry, batch, key):
+    def step(carry, frozen, batch, key):
         (trained, moments), (images, texts, positive) = carry, batch
-        images = augment(images, key) if config.augment else images
-        loss, gradient = jax.value_and_grad(loss_fn)(trained, clip.normalize(images, shape), texts, positive)
+        images = clip.normalize(augment(images, key) if config.augment else images, shape)
+        loss, gradient = jax.value_and_grad(loss_fn)(trained, frozen, images, texts, positive)
         update, moments = optimizer.update(gradient, moments, trained)
         return (optax.apply_updates(trained, update), moments), loss
 
-    return step
+    return optimizer, step
 
 
 def augment(images: jax.Array, key: jax.Array) -> jax.Array:

@@ -8,8 +8,5 @@ from mma_jax.runs import audit, evaluate, prepare, report
 
 
 def run(config, directory: Path, dry_run: bool) -> None:
-    prepare.run(config, directory, dry_run)
-    if not dry_run:
-        audit.run(config, directory, dry_run)
-        evaluate.run(config, directory, dry_run)
-        report.run(config, directory, dry_run)
+    for step in (prepare, audit, evaluate, report)[: 1 if dry_run else None]:  # the plan of prepare is the plan of all
+        step.run(config, directory, dry_run)

@@ -17,7 +17,7 @@ from mma_jax.evaluation.experiment import Experiment
 from mma_jax.evaluation.views import build_view, fingerprint, training_rows
 from mma_jax.runs.prepare import experiment
 from mma_jax.runs.workdir import write_atomically
-from mma_jax.types import TEST
+from mma_jax.types import TEST, Episode
 
 PEEKED = 200
 """Pools whose strict prompts are compared under all masks."""
@@ -41,12 +41,14 @@ def audit_experiment(made: Experiment) -> list[dict]:
     name, config = made.dataset.name, made.config
     positive = [protocol for protocol in ("ooma", "lomo") if made.families(protocol)]
     train = [e for protocol in positive for e in made.episodes("train", protocol)]
+    fit = [e for protocol in positive for e in made.fit_episodes(protocol)]
     test = [e for protocol in positive for e in made.episodes("test", protocol)]
     recall = json.loads((made.directory / "statistics.json").read_text())["recall"]
     by_part = {part: made.episodes(part, "ooma") for part in ("train", "valid", "test")}
     log, rows = made.dataset.interactions, made.view_rows("train")
     return [
-        *audit.control_checks(name, train, test, made.view("test"), evidence_scores(made, train, test), config),
+        *audit.control_checks(name, fit, test, config),
+        *popularity(made, fit, [e for e in test if e.case.mask[2]]),
         audit.self_edges(name, log.user[rows], log.item[rows], train),
         audit.recall_gap(name, recall, config.audit.recall_gap),
         audit.mask_peeking(name, made.environment("test", "ooma", summaries="none"), test[:PEEKED]),
@@ -61,11 +63,15 @@ def audit_experiment(made: Experiment) -> list[dict]:
     ]
 
 
-def evidence_scores(made: Experiment, train, test) -> np.ndarray:
-    """What Evidence-linear makes of the same episodes, unfused: float64 [E, B]."""
-    scorer = evidence_linear.fit(made.environment("train", "ooma"), train, routers.rule_router)
-    played = play(routers.rule_router(scorer), made.environment("test", "ooma"), test, made.config.eval.batch, "audit")
-    return judge.fused_scores(played, 0.0)
+def popularity(made: Experiment, fit: list[Episode], seen: list[Episode]) -> list[dict]:
+    """Popularity against Evidence-linear on the episodes `seen` with behaviour; no row without any."""
+    if not seen:
+        return []
+    scorer = evidence_linear.fit(made.environment("train", "ooma"), fit, routers.rule_router)
+    env, batch = made.environment("test", "ooma"), made.config.eval.batch
+    played = play(routers.rule_router(scorer), env, seen, batch, "audit: Evidence-linear")
+    counts = made.view("test").graph.popularity
+    return [audit.popularity(made.dataset.name, seen, counts, judge.fused_scores(played, 0.0), made.config)]
 
 
 def fingerprints(made: Experiment, users: np.ndarray, items: np.ndarray) -> dict[str, str]:

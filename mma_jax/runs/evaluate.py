@@ -7,28 +7,29 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mma_jax.agents.registry import METHODS, Context, chosen
+from mma_jax.agents.registry import METHODS, Context, plays
 from mma_jax.evaluation import judge
 from mma_jax.evaluation.compare import compare_all
 from mma_jax.evaluation.experiment import Experiment
 from mma_jax.evaluation.results import Cell, ResultLog, read_episodes
+from mma_jax.runs import prepare
 from mma_jax.runs.prepare import experiment
 from mma_jax.runs.workdir import write_atomically
 
 
 def run(config, directory: Path, dry_run: bool) -> None:
+    if dry_run:
+        prepare.run(config, directory, dry_run)
+        return
     made = experiment(config, directory)
-    names = chosen(config.methods, world=made.world is not None)
+    names = prepare.methods(made)
     cells = [
         Cell(made.dataset.name, protocol, name, seed)
         for protocol in made.protocols
         for name in names
-        if protocol == "interactive" or not METHODS[name].asks
-        for seed in map(int, config.seeds.split(","))
+        if plays(name, protocol, config.eval.reference)
+        for seed in made.seeds
     ]
-    if dry_run:
-        print(f"evaluate: {len(cells)} cells (dataset, protocol, method, seed)")
-        return
     with ResultLog(directory) as log:
         open_cells = [cell for cell in cells if not log.done(cell)]
         for cell in (bar := tqdm(open_cells, desc="evaluate")):
@@ -47,7 +48,7 @@ def evaluate_cell(made: Experiment, cell: Cell) -> tuple[list[dict], list[dict],
     context = Context(
         name=f"{cell.protocol} {cell.method}",
         train_env=made.environment("train", cell.protocol),
-        train=made.episodes("train", cell.protocol),
+        train=made.fit_episodes(cell.protocol),
         distributions={family: made.distribution(family) for family in families} if can_calibrate else {},
         world=made.world,
         batch=config.eval.batch,

@@ -17,6 +17,7 @@ import dataclasses
 import re
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -119,7 +120,8 @@ def assign_folds(pictures: np.ndarray, owner: np.ndarray, folds: int, rng: np.ra
 
 def lock_text(model: clip.Clip, texts: np.ndarray) -> clip.Clip:
     """Solves the text projection so that `texts`, int32 [V, L] with V = D, become the coordinate axes."""
-    features = np.asarray(model.text.features(jnp.asarray(texts)), np.float64)
+    graph, state = nnx.split(model.text)
+    features = np.asarray(jax.jit(lambda state: nnx.merge(graph, state).features(texts))(state), np.float64)
     model.text.projection.kernel.set_value(jnp.asarray(np.linalg.pinv(features), jnp.float32))
     return model
 
@@ -162,6 +164,7 @@ def _shape(words: tuple[str, ...], config: KFoldConfig) -> tuple[clip.ClipConfig
         clip.TINY,
         patch_size=config.patch_size,
         vision_layers=config.layers,
+        text_layers=1,
         context_length=3,
         vocab_size=tokenize.vocab_size,
         eot_token=tokenize.eot_token,

@@ -4,11 +4,18 @@ of the first stage before any target is inserted."""
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
+import jax
+
+from mma_jax.agents.registry import chosen
 from mma_jax.data.statistics import statistics
-from mma_jax.envs import prompts
-from mma_jax.evaluation.episodes import recall_table
+from mma_jax.envs.budget import describe
+from mma_jax.envs.environment import Environment
+from mma_jax.envs.evidence import Evidence
+from mma_jax.evaluation.bits import bits_table
+from mma_jax.evaluation.episodes import CHUNK, PARTS, recall_table
 from mma_jax.evaluation.experiment import Experiment
 from mma_jax.runs.images import build_image_store
 from mma_jax.runs.workdir import write_atomically
@@ -18,53 +25,81 @@ def experiment(config, directory: Path) -> Experiment:
     """The experiment of a config, checked."""
     made = Experiment(config, directory, build_image_store)
     made.check()
+    methods(made)  # raises for unknown names, before any work
     return made
 
 
+def methods(made: Experiment) -> list[str]:
+    """The methods asked for."""
+    return chosen(made.config.methods, world=made.world is not None)
+
+
 def run(config, directory: Path, dry_run: bool) -> None:
-    made = experiment(config, directory)
-    rows = statistics(made.dataset, made.positive, made.parts)
-    _print_rows(f"{made.dataset.name}: data", rows)
     if dry_run:
-        plan(made)
+        with tempfile.TemporaryDirectory() as scratch:  # a generated world has to be written somewhere
+            plan(experiment(config, Path(scratch)))
         return
+    made = experiment(config, directory)
     for problem in made.dataset.problems:
         print(f"  note: {problem}")
     path = directory / "statistics.json"
     if not path.exists():
-        views = {part: made.view(part) for part in ("train", "valid", "test")}
-        sampled = {part: made.sampled(part) for part in views}
-        recall = recall_table(views, sampled, config.pool.size, config.seed)
-        without = {part: sum(len(h) == 0 for h in queries.histories) for part, queries in sampled.items()}
-        write_atomically(path, json.dumps({"rows": rows, "recall": recall, "without_history": without}))
-    saved = json.loads(path.read_text())
-    recall_rows = [
-        (
-            f"{row['source']} recall@{row['k']}",
-            "  ".join(f"{part} {row[part]:.3f}" for part in ("train", "valid", "test")),
-        )
+        write_atomically(path, json.dumps(describe_data(made)))
+    show(made.dataset.name, json.loads(path.read_text()))
+    for protocol in made.protocols:
+        for part in PARTS:
+            made.episodes(part, protocol)
+
+
+def describe_data(made: Experiment) -> dict:
+    """Statistics, what the evidence of a generated world carries, recall before insertion, users without history."""
+    rows = statistics(made.dataset, made.positive, made.parts)
+    if made.world is not None:
+        for row in bits_table(made.world, made.dataset.catalog, made.view("test")):
+            name = f"bits in {row['modality']}: {row['attribute']}"
+            rows.append((name, f"{row['bits']:.2f} shown, {row['recovered']:.2f} recovered"))
+    views = {part: made.view(part) for part in PARTS}
+    sampled = {part: made.sampled(part) for part in PARTS}
+    return {
+        "rows": rows,
+        "recall": recall_table(views, sampled, made.config.pool.size, made.config.seed),
+        "without_history": {part: sum(len(h) == 0 for h in queries.histories) for part, queries in sampled.items()},
+    }
+
+
+def show(name: str, saved: dict) -> None:
+    """Print what `describe_data` found."""
+    _print_rows(f"{name}: data", saved["rows"])
+    recall = [
+        (f"{row['source']} recall@{row['k']}", "  ".join(f"{part} {row[part]:.3f}" for part in PARTS))
         for row in saved["recall"]
     ]
-    counts = "  ".join(f"{part} {n}" for part, n in saved["without_history"].items())
-    _print_rows("first stage, before insertion", [*recall_rows, ("targets of users without history (kept)", counts)])
-    for protocol in made.protocols:
-        for part in ("train", "valid", "test"):
-            made.episodes(part, protocol)
+    without = "  ".join(f"{part} {count}" for part, count in saved["without_history"].items())
+    _print_rows("first stage, before insertion", [*recall, ("targets of users without history (kept)", without)])
 
 
 def plan(made: Experiment) -> None:
     """What a run would do, without doing it."""
-    config = made.config
+    config, items = made.config, len(made.dataset.catalog)
+    _print_rows(f"{made.dataset.name}: data", statistics(made.dataset, made.positive, made.parts))
+    names = methods(made)
+    targets = {part: len(made.sampled(part).rows) for part in PARTS}
     rows = [
         ("run", config.run),
-        ("methods", config.methods),
+        ("methods", f"{len(names)}: {', '.join(names)}"),
+        *((f"families of {protocol}", ", ".join(made.families(protocol))) for protocol in made.protocols),
         ("pool", f"{config.pool.kind}, B = {config.pool.size}"),
-        ("positives per part", ", ".join(f"{name} {count:,}" for name, count in made.part_counts().items())),
-        ("targets sampled per part", ", ".join(f"{p} {config.episodes[p]:,}" for p in ("train", "valid", "test"))),
+        ("targets sampled, played by every family", ", ".join(f"{part} {count:,}" for part, count in targets.items())),
         ("image encoder", config.images.encoder),
+        ("largest array", f"first-stage scores {CHUNK} x {items:,} float32, {CHUNK * items * 4 / 2**20:.0f} MiB"),
+        ("devices", ", ".join(map(str, jax.devices()))),
     ]
     _print_rows("plan", rows)
-    _print_rows("token budget", prompts.describe(prompts.budget(config.env.context, config.pool.size)))
+    environment = Environment(Evidence(), made.options(made.protocols[0]))
+    budget = environment.budget(config.pool.size)
+    _print_rows(
+        "token budget", [(name, f"{value:<8} {meaning}") for name, value, meaning in describe(budget, config.pool.size)]
+    )
 
 
 def _print_rows(title: str, rows) -> None:

@@ -5,7 +5,9 @@ import pytest
 
 from mma_jax.data import render
 
-ALL = [dict(zip(render.ATTRIBUTES, row, strict=True)) for row in itertools.product(range(8), range(8), range(4), range(4))]
+ALL = [
+    dict(zip(render.ATTRIBUTES, row, strict=True)) for row in itertools.product(range(8), range(8), range(4), range(4))
+]
 
 
 def draw(seed=0, **values):
@@ -50,7 +52,10 @@ def test_every_combination_shows_shape_and_background():
 def test_patterns_cut_holes():
     covers = {
         pattern: np.mean(
-            [cover(draw(seed, color="red", shape="square", pattern=pattern, background="black"), "red") for seed in range(9)]
+            [
+                cover(draw(seed, color="red", shape="square", pattern=pattern, background="black"), "red")
+                for seed in range(9)
+            ]
         )
         for pattern in render.ATTRIBUTES["pattern"]
     }
@@ -78,7 +83,9 @@ def test_shapes_differ_beyond_jitter():
 
 
 def test_attributes_left_out_are_random():
-    greens = [cover(np.asarray(render.render({"shape": 1}, np.random.default_rng(s)), float), "green") for s in range(60)]
+    greens = [
+        cover(np.asarray(render.render({"shape": 1}, np.random.default_rng(s)), float), "green") for s in range(60)
+    ]
     assert 2 <= sum(share > 0.1 for share in greens) <= 20
 
 
