@@ -2,15 +2,19 @@
 
     python -m mma_jax.main --config=configs/demo.py --workdir=runs/demo
 
+Its negative controls: --config=configs/demo.py:empty_text (or empty_image, empty_behavior: a modality without
+information; permuted: targets drawn at random).
+
 B = 20 candidates, 200 targets a family, all four protocols, all methods that need no language model, with the Bayes
 bound and the reward-optimal router beside them.
 """
 
-from mma_jax.config import base
+from mma_jax.config import base, world_knobs
 
 
-def get_config():
+def get_config(preset="default"):
     config = base()
+    config.world = world_knobs(preset)
     config.pool.size = 20
     config.images.encoder = "tiny"
     config.images.vocabulary = "world"

@@ -10,7 +10,8 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from mma_jax.data.world import DEFAULT
+from mma_jax.data.world import PRESETS
+from mma_jax.types import InputError
 
 
 def base() -> ConfigDict:
@@ -83,7 +84,8 @@ def base() -> ConfigDict:
     return config
 
 
-def world_knobs() -> ConfigDict:
-    """The generated world's knobs as `data.world.WorldConfig` has them (a file may add `attributes`)."""
-    fields = dataclasses.fields(DEFAULT)
-    return ConfigDict({field.name: getattr(DEFAULT, field.name) for field in fields if field.name != "attributes"})
+def world_knobs(preset: str = "default") -> ConfigDict:
+    """The generated world's knobs, as `data.world.WorldConfig` has them, from one of its presets."""
+    if preset not in PRESETS:
+        raise InputError(f"unknown world preset {preset!r}: known are {', '.join(PRESETS)}")
+    return ConfigDict(dataclasses.asdict(PRESETS[preset]))

@@ -26,7 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mma_jax.data import render
-from mma_jax.data.world import DEFAULT, PRESETS, Attribute, World, WorldConfig, stream
+from mma_jax.data.world import DEFAULT, Attribute, World, WorldConfig, stream
 from mma_jax.types import Catalog, Dataset, InputError, Interactions
 
 LEXICON: dict[str, tuple[str, ...]] = {
@@ -122,23 +122,18 @@ def load(root: str, name: str, config: WorldConfig = DEFAULT) -> Dataset:
 
 
 def world_config(knobs: Mapping) -> WorldConfig:
-    """A WorldConfig from plain values, as a config file holds them.
+    """A WorldConfig from plain values, as a config file holds them; knobs not named keep their defaults.
 
-    `preset` names the starting point (PRESETS, "default" if not named); other keys replace its knobs.
     `attributes` is a sequence of mappings with the fields of `Attribute`.
     """
-    preset, values = DEFAULT, dict(knobs)
-    if (name := values.pop("preset", None)) is not None:
-        if name not in PRESETS:
-            raise InputError(f"generated world: unknown preset {name!r}; known: {', '.join(PRESETS)}")
-        preset = PRESETS[name]
+    values = dict(knobs)
     known = [field.name for field in dataclasses.fields(WorldConfig)]
     if unknown := sorted(set(values) - set(known)):
-        raise InputError(f"generated world: unknown knob {unknown[0]!r}; known: preset, {', '.join(known)}")
+        raise InputError(f"generated world: unknown knob {unknown[0]!r}; known: {', '.join(known)}")
     if "attributes" in values:
         values["attributes"] = tuple(_attribute(fields) for fields in values["attributes"])
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return dataclasses.replace(preset, **values)
+    return dataclasses.replace(DEFAULT, **values)
 
 
 def _attribute(fields: Mapping) -> Attribute:

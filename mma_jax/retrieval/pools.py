@@ -7,7 +7,7 @@ A target-positive pool holds the target and B - 1 hard negatives. Three kinds:
 - "calibrated" (default): a recalled target keeps the plain top-B pool. An unrecalled one is given a
   within-pool rank drawn from the rank distribution of recalled *training* targets and the negatives
   that stand around its true rank. Then rank and score alone carry no more than the first stage says:
-  the distribution is made non-increasing, so that no reordering by rank can beat the first stage.
+  the distribution never increases, so that no reordering by rank can beat the first stage.
 - "top": the first stage's top B as it is (full-catalog protocol); the target may be absent.
 
 Ties are broken by a seeded shuffle that knows nothing of the target, both when items are ordered and
@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy.optimize import isotonic_regression
+from scipy import optimize, special
 
 KINDS = ("calibrated", "paper", "top")
 
@@ -80,16 +80,25 @@ def target_ranks(scores: np.ndarray, queries: list[Query], seed: int) -> np.ndar
 
 
 def rank_distribution(ranks: np.ndarray, size: int) -> np.ndarray:
-    """Non-increasing distribution of within-pool ranks of recalled targets, float64 [size].
+    """Distribution of within-pool ranks of recalled targets, float64 [size], never increasing.
 
-    ranks: int [n] 0-based catalogue ranks of training targets; those beyond `size` are unrecalled and
-    ignored. Least-squares monotone fit of the histogram (pool adjacent violators); uniform if none was recalled.
+    ranks: int [n] 0-based catalogue ranks of training targets; those beyond `size` are unrecalled and ignored.
+
+    A power law P(r) ~ (1 + r)^-a with a >= 0 by maximum likelihood. One parameter, because the ranks drawn from it
+    become the first stage's own success: a monotone histogram, fitted to the few dozen targets that a weak source
+    recalls, finds a slope in pure noise (33 targets anywhere in 20 ranks: .274 NDCG@10; this .246; chance .227).
     """
-    counts = np.bincount(ranks[ranks < size], minlength=size).astype(np.float64)
-    if counts.sum() == 0:
+    log_rank = np.log1p(np.arange(size))
+    recalled = ranks[ranks < size]
+    if len(recalled) == 0:
         return np.full(size, 1.0 / size)
-    fitted = isotonic_regression(counts, increasing=False).x
-    return fitted / fitted.sum()
+    mean = log_rank[recalled].mean()
+
+    def loss(exponent: float) -> float:
+        return exponent * mean + special.logsumexp(-exponent * log_rank)
+
+    exponent = optimize.minimize_scalar(loss, bounds=(0.0, 5.0), method="bounded").x
+    return special.softmax(-exponent * log_rank)
 
 
 def build_pool(

@@ -215,14 +215,10 @@ def test_more_users_leave_the_catalog_as_it_was(tmp_path):
 
 def test_world_config_from_plain_values():
     assert generated.world_config({}) == DEFAULT
-    assert generated.world_config({"preset": "permuted", "seed": 3}) == dataclasses.replace(
-        DEFAULT, permuted=True, seed=3
-    )
+    assert generated.world_config({"permuted": True, "seed": 3}) == dataclasses.replace(DEFAULT, permuted=True, seed=3)
     described = json.loads(json.dumps(dataclasses.asdict(SMALL)))
     assert generated.world_config(described) == SMALL
     with pytest.raises(InputError, match="unknown knob 'n_item'"):
         generated.world_config({"n_item": 3})
-    with pytest.raises(InputError, match="unknown preset 'x'"):
-        generated.world_config({"preset": "x"})
     with pytest.raises(InputError, match="an attribute has name"):
         generated.world_config({"attributes": [{"name": "theme"}]})

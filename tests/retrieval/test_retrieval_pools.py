@@ -60,13 +60,19 @@ def test_history_and_known_positives_are_no_negatives(kind):
     assert 30 in pool.items
 
 
-def test_rank_distribution_is_monotone_and_sums_to_one():
-    ranks = np.array([0, 0, 1, 5, 5, 5, 2, 99, 7])
-    fitted = rank_distribution(ranks, 10)
-    assert np.all(np.diff(fitted) <= 1e-12)
+def test_rank_distribution_finds_the_slope_and_none_in_noise():
+    rng = np.random.default_rng(0)
+    true = (1.0 + np.arange(50)) ** -0.7
+    ranks = np.append(rng.choice(50, size=20_000, p=true / true.sum()), [50, 999])  # the last two are unrecalled
+    fitted = rank_distribution(ranks, 50)
+    np.testing.assert_allclose(fitted, true / true.sum(), rtol=0.1)
     np.testing.assert_allclose(fitted.sum(), 1)
-    np.testing.assert_allclose(fitted[0], 2 / 8)  # the head already falls, so its count stands
-    np.testing.assert_allclose(rank_distribution(np.array([50]), 10), 0.1)
+    for growing in (np.repeat(np.arange(10), np.arange(10)), np.array([50]), np.array([], int)):
+        np.testing.assert_allclose(rank_distribution(growing, 10), 0.1, rtol=1e-3)
+    # 33 targets anywhere among 20 ranks: what their first stage would be given stays near chance
+    gains = 1 / np.log2(2 + np.arange(10))
+    found = [rank_distribution(rng.integers(20, size=33), 20)[:10] @ gains for _ in range(200)]
+    assert np.mean(found) < 1.08 * gains.sum() / 20
 
 
 def test_target_rank_counts_items_above_and_shuffles_ties():
