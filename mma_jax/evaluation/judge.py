@@ -47,6 +47,7 @@ def episode_rows(trajectories: list[Trajectory], alpha: float) -> list[dict]:
         episode = trajectory.episode
         row = {"episode_id": episode.episode_id, "user": episode.user, "subset": episode.family}
         row["recalled"] = episode.recalled
+        row[f"recall@{scores.shape[1]}"] = float(episode.recalled)  # of the first stage, before any insertion
         row |= {name: float(values[n]) for name, values in columns.items()}
         if trajectory.prompt:  # it was played, not judged from a score table
             row |= diagnostics.diagnose(trajectory)
@@ -72,7 +73,7 @@ def result_rows(rows: list[dict], alpha: float) -> list[dict]:
 def _averages(members: list[dict]) -> dict[str, float]:
     if not members:
         return {}
-    metrics = [name for name in members[0] if name.startswith(("ndcg@", "hr@")) or name == "mrr"]
+    metrics = [name for name in members[0] if name.startswith(("ndcg@", "hr@", "recall@")) or name == "mrr"]
     values = {name: math.fsum(row[name] for row in members) / len(members) for name in metrics}
     return values | (diagnostics.summarize(members) if "turns" in members[0] else {})
 

@@ -39,13 +39,13 @@ class KFoldConfig:
     """How the towers are trained."""
 
     folds: int = 5
-    steps: int = 250  # of each fold
+    steps: int = 120  # of each fold
     batch_size: int = 128
     muon_rate: float = 0.02
     adam_rate: float = 1e-3
     weight_decay: float = 0.2
     patch_size: int = 8
-    layers: int = 3
+    layers: int = 2
     seed: int = 0
 
 

@@ -21,17 +21,22 @@ def tools(policy, family, **options):
 FUSE = routers.rule_router(overlap.fused)
 STOP = routers.router(routers.until_first_success, overlap.fused)
 PEEK = routers.router(routers.peeked, overlap.fused)
-T, G, I, S = "Analyze_Text", "Retrieve_Graph", "Analyze_Image", "Score_Candidates"
+TEXT, GRAPH, IMAGE, SCORE = "Analyze_Text", "Retrieve_Graph", "Analyze_Image", "Score_Candidates"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fuse_probes_everything_once(family):
-    assert tools(FUSE, family)[0] == [T, G, I, S]
+    assert tools(FUSE, family)[0] == [TEXT, GRAPH, IMAGE, SCORE]
 
 
 @pytest.mark.parametrize(
     ("family", "route"),
-    [("text_only", [T, S]), ("behavior_only", [T, G, S]), ("image_only", [T, G, I, S]), ("full", [T, S])],
+    [
+        ("text_only", [TEXT, SCORE]),
+        ("behavior_only", [TEXT, GRAPH, SCORE]),
+        ("image_only", [TEXT, GRAPH, IMAGE, SCORE]),
+        ("full", [TEXT, SCORE]),
+    ],
 )
 def test_stop_at_first_success(family, route):
     assert tools(STOP, family)[0] == route
@@ -39,23 +44,28 @@ def test_stop_at_first_success(family, route):
 
 @pytest.mark.parametrize(
     ("family", "route"),
-    [("text_only", [T, S]), ("behavior_only", [G, S]), ("image_only", [I, S]), ("cold_user", [T, I, S])],
+    [
+        ("text_only", [TEXT, SCORE]),
+        ("behavior_only", [GRAPH, SCORE]),
+        ("image_only", [IMAGE, SCORE]),
+        ("cold_user", [TEXT, IMAGE, SCORE]),
+    ],
 )
 def test_peek_reads_the_mask_off_the_summaries(family, route):
     assert tools(PEEK, family)[0] == route
-    assert tools(PEEK, family, summaries="none")[0] == [T, G, I, S]
+    assert tools(PEEK, family, summaries="none")[0] == [TEXT, GRAPH, IMAGE, SCORE]
 
 
 def test_expert_switches_after_null_and_gives_reasons():
     route, trajectory = tools(routers.expert(overlap.fused), "image_only", summaries="none")
-    assert route == [T, G, I, S]
+    assert route == [TEXT, GRAPH, IMAGE, SCORE]
     assert [turn.null for turn in trajectory.turns] == [True, True, False, False]
     assert "Null" in trajectory.turns[1].text.splitlines()[0]
 
 
 def test_asking_follows_the_evidence_that_answered():
     route, trajectory = tools(routers.asking(overlap.fused), "image_only", interactive=True)
-    assert route == [T, G, I, "Ask_User", S]
+    assert route == [TEXT, GRAPH, IMAGE, "Ask_User", SCORE]
     assert trajectory.turns[3].args["modality_type"] == "image"
 
 

@@ -50,6 +50,7 @@ def test_rows_and_subsets():
     np.testing.assert_allclose(results[("all", "ndcg@10")], ((1 + second) / 2, 2))
     np.testing.assert_allclose(results[("image_only", "ndcg@10")], (second, 1))
     np.testing.assert_allclose(results[("all/recalled", "ndcg@10")], (1, 1))
+    assert results[("all", "recall@3")] == (0.5, 2)
     assert results[("all", "alpha")] == (0.0, 2)
 
 
