@@ -111,7 +111,7 @@ def load(root: str, name: str, config: WorldConfig = DEFAULT) -> Dataset:
         interactions=interactions,
         catalog=_catalog(world, folder),
         users=tuple(f"u{user}" for user in range(config.n_users)),
-        copurchases=_copurchases(world),
+        copurchases=_copurchases(world) if config.copurchases else None,
     )
     try:
         _claim(folder, config, _checksum(dataset, world, pictures))
@@ -273,7 +273,8 @@ def _checksum(dataset: Dataset, world: World, pictures: list[dict[str, int]]) ->
     """sha256 of all that was generated; images enter by what they show and by one drawn example."""
     digest = hashlib.sha256()
     log, catalog = dataset.interactions, dataset.catalog
-    for array in (world.latents, world.popularity, log.user, log.item, log.time, dataset.copurchases):
+    pairs = np.empty(0) if dataset.copurchases is None else dataset.copurchases
+    for array in (world.latents, world.popularity, log.user, log.item, log.time, pairs):
         digest.update(np.ascontiguousarray(array).tobytes())
     digest.update(json.dumps([catalog.title, catalog.categories, catalog.description, pictures]).encode())
     if pictures:

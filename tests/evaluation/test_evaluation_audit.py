@@ -47,7 +47,7 @@ def test_paper_pools_fail(tmp_path):
 
 def test_self_edges_fail(tmp_path):
     rows = audited(tmp_path, evidence__crossfit=False)
-    assert not rows["self_edges"]["pass"] and not rows["recall_gap"]["pass"]
+    assert not rows["self_edges"]["pass"] and rows["self_edges"]["value"] > 100
 
 
 def test_a_planted_canary_is_found(tmp_path):
