@@ -33,6 +33,7 @@ class GeneratedStores:
         self.has = np.ones(n, bool)
         self.words = rng.integers(0, len(WORDS), (n, 30))
         self.neighbors = rng.integers(0, n, (n, 20)).astype(np.int32)
+        self.popularity = rng.integers(0, 1000, n).astype(np.int32)
 
     def item(self, i: int) -> dict[str, str]:
         words = [WORDS[w] for w in self.words[i]]

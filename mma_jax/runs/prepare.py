@@ -40,7 +40,7 @@ def run(config, directory: Path, dry_run: bool) -> None:
             plan(experiment(config, Path(scratch)))
         return
     made = experiment(config, directory)
-    for problem in made.dataset.problems:
+    for problem in [*made.dataset.problems, *unreadable(made)]:
         print(f"  note: {problem}")
     path = directory / "statistics.json"
     if not path.exists():
@@ -49,6 +49,12 @@ def run(config, directory: Path, dry_run: bool) -> None:
     for protocol in made.protocols:
         for part in PARTS:
             made.episodes(part, protocol)
+
+
+def unreadable(made: Experiment) -> list[str]:
+    """What is wrong with image files that are treated as missing."""
+    counts = made.images.meta["unreadable"] if made.images is not None else {}
+    return [f"{count} image files are treated as missing: {reason}" for reason, count in counts.items()]
 
 
 def describe_data(made: Experiment) -> dict:
