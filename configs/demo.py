@@ -21,5 +21,6 @@ def get_config(preset="default"):
     config.episodes.train = 1000
     config.episodes.valid = 200
     config.episodes.test = 200
+    config.graph.source = "copurchases"  # sampled from what behaviour shows; the interactions would show all
     config.graph.decay = 1.0  # the order of interactions means nothing here
     return config

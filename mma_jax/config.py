@@ -38,6 +38,7 @@ def base() -> ConfigDict:
     config.images.seed = 0
 
     config.graph = ConfigDict()
+    config.graph.source = "interactions"  # interactions | copurchases (pairs the source lists; they know no time)
     config.graph.dim = 128  # of the graph embedding
     config.graph.index = "hnsw"  # hnsw | flat
     config.graph.decay = 0.9  # weight of a history item relative to the next newer one; 1 where order means nothing

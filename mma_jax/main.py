@@ -52,6 +52,9 @@ def run() -> None:
     """Entry point of `python -m mma_jax.main` and of the console script."""
     try:
         app.run(_main, flags_parser=_parse_flags)
+    except SystemExit as end:
+        asked_for_help = any(argument.startswith("--help") for argument in sys.argv)
+        sys.exit(0 if asked_for_help else end.code)  # absl ends --help with 1
     except InputError as error:
         print(f"mma_jax: {error}", file=sys.stderr)
         sys.exit(2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.stats import rankdata
 
 from mma_jax.agents import choice
 from mma_jax.types import Case, Episode
@@ -21,16 +22,16 @@ def reverse_rank(case: Case) -> np.ndarray:
 
 
 def popularity_scores(case: Case, popularity: np.ndarray) -> np.ndarray:
-    """Training interaction counts, constant where behaviour is missing (DESIGN §5.2). popularity: int [I]."""
+    """How often each was taken in training, constant where behaviour is missing (DESIGN §5.2). popularity: int [I]."""
     counts = popularity[case.pool].astype(float)
     return counts if case.mask[2] else np.zeros_like(counts)
 
 
 def rank_features(case: Case) -> np.ndarray:
     """Smooth and sharp functions of rank and s0, float64 [B, 10]: enough to learn "last wins" or "middle wins"."""
-    size, rank, score = len(case.pool), case.ranks.astype(float), case.scores.astype(float)
+    size, score = len(case.pool), case.scores.astype(float)
+    rank = rankdata(-score)  # ties share their mean rank: where the first stage says nothing, neither may its rank
     place = (rank - 1) / max(size - 1, 1)
-    # ties in s0 are exchangeable: where the first stage says nothing, rank must say nothing
     return np.stack(
         [
             np.log2(1 + rank),

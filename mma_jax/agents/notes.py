@@ -14,6 +14,9 @@ from mma_jax.envs.prompts import read_prompt, read_summary
 from mma_jax.types import History, Message
 
 WORD = re.compile(r"[^\W_]+")
+_ITEM_ID = re.compile(r'"Analyze_Text","args":\{"item_id":([^}]*)\}')
+_AT_MOST = re.compile(r"at most (\d+)")
+_TURNS = re.compile(r"You have (\d+) turns")
 TOOL_OF = {"text": "Analyze_Text", "image": "Analyze_Image", "behavior": "Retrieve_Graph"}
 
 _REMEMBERED = 2048  # prompts and answers, enough for the episodes in play at a time
@@ -32,6 +35,8 @@ class Notes:
     ranks: np.ndarray  # int [B]
     first_stage: np.ndarray  # float [B], as rounded in the prompt
     summaries: list[dict[str, str]]  # per candidate, what the prompt says of it by modality
+    limit: int  # candidates that one Analyze call may name
+    turns_left: int  # this one included
     answers: dict[str, object] = dataclasses.field(default_factory=dict)  # tool -> answer, None for Null
 
     def was_called(self, modality: str) -> bool:
@@ -49,15 +54,19 @@ def called_tool(text: str) -> str:
 
 
 @functools.lru_cache(_REMEMBERED)
-def _candidates(prompt: tuple[Message, ...]) -> tuple[list[str], np.ndarray, np.ndarray, list[dict[str, str]]]:
-    """handles, ranks int [B], first-stage scores float [B], summaries: a prompt is read once, not every turn."""
-    rows = read_prompt(prompt)
-    return (
-        [row.handle for row in rows],
-        np.array([row.rank for row in rows]),
-        np.array([row.score for row in rows]),
-        [read_summary(row.summary) for row in rows],
-    )
+def _opening(prompt: tuple[Message, ...]) -> dict:
+    """What the prompt says, under the names of Notes; read once, not every turn."""
+    rows, rules = read_prompt(prompt), prompt[0].content
+    ids = _ITEM_ID.search(rules)[1]
+    at_most = _AT_MOST.search(ids)
+    return {
+        "handles": [row.handle for row in rows],
+        "ranks": np.array([row.rank for row in rows]),
+        "first_stage": np.array([row.score for row in rows]),
+        "summaries": [read_summary(row.summary) for row in rows],
+        "limit": int(at_most[1]) if at_most else len(rows) if "[" in ids else 1,
+        "turns_left": int(_TURNS.search(rules)[1]),
+    }
 
 
 _answer = functools.lru_cache(_REMEMBERED)(read_observation)
@@ -65,7 +74,8 @@ _answer = functools.lru_cache(_REMEMBERED)(read_observation)
 
 def read(history: History) -> Notes:
     """Parse a history: prompt, own actions, observations."""
-    notes = Notes(*_candidates(history[:2]))
+    notes = Notes(**_opening(history[:2]))
+    notes.turns_left -= (len(history) - 2) // 2
     for said, heard in zip(history[2::2], history[3::2], strict=False):
         tool = called_tool(said.content)
         answer = _answer(heard.content)

@@ -5,9 +5,13 @@ Each reads only what the agent's own history says and returns float64 [B], one s
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from mma_jax.agents.notes import Notes, words
+
+_LISTED = re.compile(r"(?:says|first:) ([^;.]+)")
 
 
 def candidate_text(notes: Notes, n: int) -> str:
@@ -25,9 +29,9 @@ def candidate_tags(notes: Notes, n: int) -> list[str]:
 
 
 def said(notes: Notes) -> set[str]:
-    """Words of the user's own answer, if the agent has asked (MMA-Interactive)."""
-    answer = notes.answers.get("Ask_User") or {}
-    return set(words(answer.get("answer", "")))
+    """What the user named when asked (MMA-Interactive): the lists in "the title says a, b; …" or "…first: a, b"."""
+    answer = (notes.answers.get("Ask_User") or {}).get("answer", "")
+    return {part.strip() for listed in _LISTED.findall(answer) for part in listed.split(",")}
 
 
 def lexical(notes: Notes) -> np.ndarray:

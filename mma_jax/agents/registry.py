@@ -30,6 +30,7 @@ class Context:
     train: list[Episode]
     distributions: dict[str, np.ndarray]  # family -> within-pool ranks of recalled training targets, float64 [B]
     world: World | None  # the truth of a generated dataset, for its bounds alone
+    seed: int  # of whatever randomness the method has of its own
     batch: int
 
 
@@ -42,6 +43,7 @@ class Method:
     needs_world: bool = False
     needs_language_model: bool = False
     asks: bool = False  # calls Ask_User
+    randomness: bool = False  # it has seeds of its own; without, one seed is all there is
     exploits: bool = False  # tries the reward, not the ranking
 
 

@@ -32,10 +32,11 @@ def action(tool: str, thought: str = "", **args) -> str:
 
 
 def probe(modality: str, notes: Notes, thought: str = "") -> str:
-    """Call a modality's tool for the whole pool at once."""
+    """Call a modality's tool for the whole pool, or for the first stage's best if a call may name only so many."""
     if modality == "behavior":
         return action(TOOL_OF[modality], thought, user_id="u")
-    return action(TOOL_OF[modality], thought, item_id=notes.handles)
+    best = [notes.handles[n] for n in sorted(np.argsort(notes.ranks)[: notes.limit])]
+    return action(TOOL_OF[modality], thought, item_id=best if notes.limit > 1 else best[0])
 
 
 def score(notes: Notes, scores: np.ndarray, thought: str = "") -> str:
@@ -53,11 +54,11 @@ def rule_router(scorer: Scorer) -> Policy:
 
 
 def router(route: Callable[[Notes], str | None], scorer: Scorer) -> Policy:
-    """Probe what `route(notes)` names until it names nothing, then score."""
+    """Probe what `route(notes)` names until it names nothing or one turn is left, then score."""
 
     def act(history: History) -> str:
         notes = read(history)
-        modality = route(notes)
+        modality = route(notes) if notes.turns_left > 1 else None
         return probe(modality, notes) if modality else score(notes, scorer(notes))
 
     return batched(act)
@@ -91,7 +92,7 @@ def expert(scorer: Scorer) -> Policy:
         notes = read(history)
         heard = next((m for m in ORDER if notes.got(m)), None)
         rest = [m for m in (peek(notes) or ORDER) if not notes.was_called(m)]
-        if heard or not rest:
+        if heard or not rest or notes.turns_left <= 1:
             return score(
                 notes, scorer(notes), f"Evidence from {heard or 'the first stage only'}: score the candidates."
             )
@@ -106,36 +107,37 @@ def asking(scorer: Scorer) -> Policy:
 
     def act(history: History) -> str:
         notes = read(history)
-        if modality := until_first_success(notes):
+        last = notes.turns_left <= 1
+        if not last and (modality := until_first_success(notes)):
             return probe(modality, notes)
         heard = next((m for m in ORDER if notes.got(m)), None)
-        if heard and "Ask_User" not in notes.answers:
+        if heard and not last and "Ask_User" not in notes.answers:
             return action("Ask_User", modality_type=heard, query="What do you look for?")
         return score(notes, scorer(notes))
 
     return batched(act)
 
 
-def repeat(text: Callable[[Notes, int], str]) -> Policy:
-    """An exploiter: `text(notes, turn)` for every turn, whatever is heard."""
-    return batched(lambda history: text(read(history), (len(history) - 2) // 2))
+def repeat(text: Callable[[Notes], str]) -> Policy:
+    """An exploiter: `text(notes)` every turn, whatever is heard."""
+    return batched(lambda history: text(read(history)))
 
 
-def score_at_once(notes: Notes, turn: int) -> str:
+def score_at_once(notes: Notes) -> str:
     """Trust the first stage, ask nothing."""
     return score(notes, notes.first_stage)
 
 
-def reverse_at_once(notes: Notes, turn: int) -> str:
+def reverse_at_once(notes: Notes) -> str:
     """Hope that the target was inserted last."""
     return score(notes, notes.ranks.astype(float))
 
 
-def spam_invalid(notes: Notes, turn: int) -> str:
+def spam_invalid(notes: Notes) -> str:
     """Never say anything valid."""
     return "I would rather not."
 
 
-def repeat_null(notes: Notes, turn: int) -> str:
+def repeat_null(notes: Notes) -> str:
     """Retry one tool for ever, Null or not, then score."""
-    return probe("text", notes) if turn < 7 else score(notes, notes.first_stage)
+    return probe("text", notes) if notes.turns_left > 1 else score(notes, notes.first_stage)

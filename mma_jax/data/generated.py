@@ -111,7 +111,7 @@ def load(root: str, name: str, config: WorldConfig = DEFAULT) -> Dataset:
         interactions=interactions,
         catalog=_catalog(world, folder),
         users=tuple(f"u{user}" for user in range(config.n_users)),
-        copurchases=_copurchases(world) if config.copurchases else None,
+        copurchases=_copurchases(world),
     )
     try:
         _claim(folder, config, _checksum(dataset, world, pictures))
@@ -142,11 +142,6 @@ def _attribute(fields: Mapping) -> Attribute:
     except (KeyError, TypeError) as error:
         problem = "an attribute has name, weight and reveals, and may have values"
         raise InputError(f"generated world: {problem} ({error})") from error
-
-
-def truth(config) -> World:
-    """The world behind `load` under an experiment's config, for bounds alone: no method may look at it."""
-    return World(world_config(config.world))
 
 
 def synonyms(config: WorldConfig) -> dict[str, tuple[tuple[str, ...], ...]]:
@@ -273,8 +268,7 @@ def _checksum(dataset: Dataset, world: World, pictures: list[dict[str, int]]) ->
     """sha256 of all that was generated; images enter by what they show and by one drawn example."""
     digest = hashlib.sha256()
     log, catalog = dataset.interactions, dataset.catalog
-    pairs = np.empty(0) if dataset.copurchases is None else dataset.copurchases
-    for array in (world.latents, world.popularity, log.user, log.item, log.time, pairs):
+    for array in (world.latents, world.popularity, log.user, log.item, log.time, dataset.copurchases):
         digest.update(np.ascontiguousarray(array).tobytes())
     digest.update(json.dumps([catalog.title, catalog.categories, catalog.description, pictures]).encode())
     if pictures:

@@ -4,10 +4,10 @@ What a mask hides (§3.1 of the MMA paper leaves it open):
 
 missing    hides                                         keeps
 text       item text, the text profile, BM25             titles of graph neighbors, as in the paper
-                                                         (`tools.graph_titles=false` shows handles)
+                                                         (`env.graph_titles=False` shows handles)
 image      images, tags, the visual profile
 behavior   collaborative identity: graph, co-purchases,  the content of what the user consumed
-           user and item-ID embeddings, popularity       (`history=none` hides that too)
+           user and item-ID embeddings, popularity       (`data.max_history=0` hides that too)
 
 Every method, baselines included, gets the same masks in training and test. An item that lacks its own
 text or image answers so for that item alone; a mask hides a modality for the whole episode.

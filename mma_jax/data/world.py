@@ -59,7 +59,7 @@ class WorldConfig:
     loudness: int = 3  # how often the title repeats the text attribute that matters least
     popularity: float = 0.4  # standard deviation of the log-popularity of items
     history: tuple[int, int] = (10, 30)  # interactions per user, both ends included
-    copurchases: int = 10  # sampled item pairs per item; 0: none, and the interactions are the graph
+    copurchases: int = 10  # sampled item pairs per item
     affinity: float = 2.5  # log-odds of a pair per behavior attribute its items share
     images: bool = True
     permuted: bool = False  # negative control: every user's items go through a permutation of their own

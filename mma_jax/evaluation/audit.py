@@ -27,7 +27,8 @@ MEANING = {
     "mask_peeking": "strict prompts that change when only the hidden mask changes",
     "canary": "evidence stores that change when interactions are planted in the held-out parts",
     "duplicate_episodes": "episodes that stand twice, or in two parts",
-    "pool_hygiene": "pools with a repeated item, the user's history, or a known positive as a negative",
+    "pool_hygiene": "pools with a repeated item, one the user has had before, or a later positive as a negative",
+    "timeless_pairs": "whether the graph is built from listed pairs without dates, which may know held-out purchases",
 }
 
 
@@ -140,11 +141,16 @@ def duplicates(dataset: str, by_part: dict[str, list[Episode]]) -> dict:
     return row("duplicate_episodes", dataset, repeated, 0)
 
 
-def pool_hygiene(dataset: str, episodes: list[Episode], known: Callable[[int], np.ndarray]) -> dict:
-    """known(user) -> int32 [P]: all positives of a user, future ones included."""
-    dirty = 0
-    for e in episodes:
+def pool_hygiene(dataset: str, pools: Iterable[tuple[Episode, np.ndarray]]) -> dict:
+    """pools: episodes, each with the items that its pool may not hold beside the target."""
+    dirty = count = 0
+    for e, forbidden in pools:
         negatives = e.case.pool[e.case.pool != e.target]
-        repeated = len(np.unique(e.case.pool)) != len(e.case.pool)
-        dirty += bool(repeated or np.isin(negatives, e.case.history).any() or np.isin(negatives, known(e.user)).any())
-    return row("pool_hygiene", dataset, dirty, 0, f"{len(episodes)} pools")
+        dirty += len(np.unique(e.case.pool)) != len(e.case.pool) or bool(np.isin(negatives, forbidden).any())
+        count += 1
+    return row("pool_hygiene", dataset, dirty, 0, f"{count} pools")
+
+
+def timeless_pairs(dataset: str, graph_source: str, data_source: str) -> dict:
+    """Pairs that a shop lists as bought together carry no date, and held-out purchases may stand among them."""
+    return row("timeless_pairs", dataset, graph_source == "copurchases" and data_source != "generated", 0)

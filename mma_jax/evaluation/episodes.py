@@ -17,7 +17,20 @@ from tqdm import tqdm
 from mma_jax.data.histories import Histories
 from mma_jax.evaluation.views import View
 from mma_jax.retrieval import pools
-from mma_jax.types import FAMILIES, LOMO, MODALITIES, OOMA, TEST, TRAIN, VALID, Case, Dataset, Episode
+from mma_jax.types import (
+    FAMILIES,
+    LOMO,
+    MODALITIES,
+    OOMA,
+    TEST,
+    TRAIN,
+    VALID,
+    Case,
+    Dataset,
+    Episode,
+    Interactions,
+    Mask,
+)
 
 PARTS = {"train": TRAIN, "valid": VALID, "test": TEST}
 
@@ -50,29 +63,46 @@ class Sampled:
         return [query.history for query in self.queries]
 
 
-def sample(dataset: Dataset, positive: np.ndarray, parts: np.ndarray, part: str, config, count: int) -> Sampled:
-    """Targets of one part ("train" | "valid" | "test")."""
-    log = dataset.interactions
-    histories = Histories(log, positive, parts)
-    eligible = np.flatnonzero(positive & (parts == PARTS[part]))
-    rows = sample_targets(eligible, log.user, count, config.episodes.per_user, config.seed)
-    queries = [
-        pools.Query(
-            history=histories.before(row)[-config.data.max_history :],
-            known=histories.known(log.user[row]),
-            target=int(log.item[row]),
-            key=int(row),
+def first_occurrences(interactions: Interactions, positive: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """bool [N]: positives that are the first of their user and item; the answer of a repeat stands in its history."""
+    when = interactions.time if interactions.order != "none" else parts
+    rows = np.flatnonzero(positive)
+    rows = rows[np.lexsort((rows, when[rows], interactions.item[rows], interactions.user[rows]))]
+    pairs = np.stack([interactions.user[rows], interactions.item[rows]])
+    first = np.ones(len(rows), bool)
+    first[1:] = (pairs[:, 1:] != pairs[:, :-1]).any(axis=0)
+    mask = np.zeros(len(interactions), bool)
+    mask[rows[first]] = True
+    return mask
+
+
+def sample(dataset: Dataset, histories: Histories, eligible: np.ndarray, config, count: int) -> Sampled:
+    """Targets among the `eligible` interactions (bool [N])."""
+    log, longest = dataset.interactions, config.data.max_history
+    rows = sample_targets(np.flatnonzero(eligible), log.user, count, config.episodes.per_user, config.seed)
+    queries = []
+    for row in rows:
+        seen = histories.before(row)
+        queries.append(
+            pools.Query(
+                history=seen[max(0, len(seen) - longest) :],
+                seen=seen,
+                known=histories.known(log.user[row]),
+                target=int(log.item[row]),
+                key=int(row),
+            )
         )
-        for row in rows
-    ]
     return Sampled(rows, queries)
 
 
-def first_stage_ranks(view: View, mask, sampled: Sampled, seed: int, label: str) -> np.ndarray:
-    """0-based catalogue ranks of the targets, int64 [Q]."""
+def first_stage_ranks(
+    view: View, mask: Mask, sampled: Sampled, seed: int, label: str, negatives_only: bool = False
+) -> np.ndarray:
+    """0-based catalogue ranks of the targets, int64 [Q]; see `pools.target_ranks`."""
     ranks = [np.empty(0, np.int64)]
     for chunk in _chunks(sampled.queries, label):
-        ranks.append(pools.target_ranks(view.scores(mask, [q.history for q in chunk]), chunk, seed))
+        scores = view.scores(mask, [query.history for query in chunk])
+        ranks.append(pools.target_ranks(scores, chunk, seed, negatives_only))
     return np.concatenate(ranks)
 
 

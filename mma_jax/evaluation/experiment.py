@@ -7,7 +7,8 @@ evaluate, report) begins where the last one ended. Episodes depend on (config, d
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ from mma_jax.data.missing import realizable
 from mma_jax.data.sources import load
 from mma_jax.data.splits import positives, split
 from mma_jax.data.world import World
-from mma_jax.envs.environment import Environment, Options
-from mma_jax.envs.rewards import Costs
+from mma_jax.envs.environment import Environment
 from mma_jax.evaluation import episodes as episode_builder
+from mma_jax.evaluation.checks import asked_protocols, check_settings, options
 from mma_jax.evaluation.views import View, build_view, training_rows
 from mma_jax.features.images import ImageStore
 from mma_jax.retrieval import pools
@@ -29,10 +30,15 @@ from mma_jax.types import FAMILIES, Dataset, Episode, InputError, Mask
 ImageBuilder = Callable[[object, Dataset, Path], ImageStore | None]
 
 
-def one_of(key: str, value: str, known: Iterable[str]) -> None:
-    """Raise InputError unless a setting is among the known ones."""
-    if value not in known:
-        raise InputError(f"unknown {value!r} in config.{key}: known are {', '.join(known)}")
+def fingerprint(dataset: Dataset) -> str:
+    """A checksum of everything in a dataset but the content of its images, which the image store checks itself."""
+    digest = hashlib.sha256()
+    log, catalog = dataset.interactions, dataset.catalog
+    for array in (log.user, log.item, log.rating, log.time, log.given_split, dataset.copurchases):
+        digest.update(np.ascontiguousarray(array).tobytes() if array is not None else b"none")
+    for strings in (dataset.users, catalog.ids, catalog.title, catalog.categories, catalog.description, catalog.brand):
+        digest.update("\x1f".join(strings).encode())
+    return digest.hexdigest()
 
 
 class Experiment:
@@ -44,7 +50,15 @@ class Experiment:
 
     @functools.cached_property
     def dataset(self) -> Dataset:
-        return load(self.config, self.prepared)
+        """The data, which must be the data that the folder was begun with. Raises InputError if it is not."""
+        dataset = load(self.config, self.prepared)
+        record, checksum = self.directory / "data.sha256", fingerprint(dataset)
+        if not record.exists():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            record.write_text(checksum)
+        if record.read_text() != checksum:
+            raise InputError(f"the data has changed since {self.directory} was begun: choose another --workdir")
+        return dataset
 
     @functools.cached_property
     def world(self) -> World | None:
@@ -97,14 +111,20 @@ class Experiment:
 
     @functools.cache  # noqa: B019
     def sampled(self, part: str) -> episode_builder.Sampled:
-        count = self.config.episodes[part]
-        return episode_builder.sample(self.dataset, self.positive, self.parts, part, self.config, count)
+        first = episode_builder.first_occurrences(self.dataset.interactions, self.positive, self.parts)
+        eligible = first & (self.parts == episode_builder.PARTS[part])
+        return episode_builder.sample(self.dataset, self.histories, eligible, self.config, self.config.episodes[part])
 
     @functools.cache  # noqa: B019
     def distribution(self, family: str) -> np.ndarray:
         """Within-pool ranks of recalled training targets, float64 [B]."""
         ranks = episode_builder.first_stage_ranks(
-            self.view("train"), FAMILIES[family], self.sampled("train"), self.config.seed, f"train ranks {family}"
+            self.view("train"),
+            FAMILIES[family],
+            self.sampled("train"),
+            self.config.seed,
+            f"train ranks {family}",
+            negatives_only=True,
         )
         return pools.rank_distribution(ranks, self.config.pool.size)
 
@@ -136,61 +156,37 @@ class Experiment:
         return built
 
     def fit_episodes(self, protocol: str) -> list[Episode]:
-        """Training episodes whose target is in the pool, evenly thinned to config.eval.fit_episodes."""
+        """Training episodes whose target is in the pool, evenly thinned to config.eval.fit_episodes.
+
+        Raises InputError if a family has none: then nothing can be fitted or planned for it.
+        """
         usable = [e for e in self.episodes("train", protocol) if e.target_position >= 0]
+        if without := set(self.families(protocol)) - {e.family for e in usable}:
+            raise InputError(
+                f"{protocol}: no training target of {', '.join(sorted(without))} is in its pool; "
+                "raise --config.episodes.train or --config.pool.size, or leave the protocol out"
+            )
         return usable[:: -(-len(usable) // self.config.eval.fit_episodes) or 1]
 
     @functools.cache  # noqa: B019 - one for all methods: it remembers prompts and answers
     def environment(self, part: str, protocol: str, summaries: str = "") -> Environment:
         """The environment of a part's evidence. summaries: overrides the config's."""
-        return Environment(self.view(part).evidence, self.options(protocol, summaries))
-
-    def options(self, protocol: str, summaries: str = "") -> Options:
-        env = self.config.env
-        return Options(
-            turns=env.turns,
-            context=env.context,
-            interactive=protocol == "interactive",
-            summaries=summaries or env.summaries,
-            graph_titles=env.graph_titles,
-            graph_counts=env.graph_counts,
-            max_items=env.max_items or None,
-            alpha=env.alpha,
-            costs=Costs(env.cost_tool, env.cost_ask, env.cost_invalid),
-        )
+        return Environment(self.view(part).evidence, options(self.config, protocol, summaries))
 
     def check(self) -> None:
-        """Raise InputError for what can be known to be wrong before any work."""
-        config = self.config
-        one_of("pool.kind", config.pool.kind, ("calibrated", "paper"))
-        one_of("evidence.parts", config.evidence.parts, ("train", "all"))
-        one_of("graph.index", config.graph.index, ("hnsw", "flat"))
-        for protocol in self._asked_protocols:
-            one_of("protocols", protocol, episode_builder.PROTOCOLS)
-        if not self.seeds or not self.protocols:
-            raise InputError(f"{self.dataset.name} can realise no family of protocols {config.protocols!r}")
-        for part in episode_builder.PARTS:
-            if config.episodes[part] < 1:
-                raise InputError(f"episodes.{part}={config.episodes[part]}: at least one target is needed")
+        """Raise InputError for what the settings and the data together make impossible."""
+        check_settings(self.config)
+        if not self.protocols:
+            raise InputError(f"{self.dataset.name} can realise no family of protocols {self.config.protocols!r}")
+        size, items = self.config.pool.size, len(self.dataset.catalog)
         longest = max((len(self.histories.known(user)) for user in range(len(self.dataset.users))), default=0)
-        if not 2 <= config.pool.size <= len(self.dataset.catalog) - longest:
+        if size > items - longest:
             raise InputError(
-                f"pool.size={config.pool.size} does not fit {self.dataset.name}: of its "
-                f"{len(self.dataset.catalog)} items a user's own, up to {longest}, cannot be negatives"
+                f"pool.size={size} does not fit {self.dataset.name}: of its {items} items a user's own, up to "
+                f"{longest}, cannot be negatives"
             )
-
-    @property
-    def _asked_protocols(self) -> list[str]:
-        return [name.strip() for name in self.config.protocols.split(",") if name.strip()]
 
     @functools.cached_property
     def protocols(self) -> list[str]:
         """The protocols asked for of which the data can realise at least one family."""
-        return [protocol for protocol in self._asked_protocols if self.families(protocol)]
-
-    @property
-    def seeds(self) -> list[int]:
-        try:
-            return [int(seed) for seed in self.config.seeds.split(",")]
-        except ValueError:
-            raise InputError(f"config.seeds={self.config.seeds!r}: whole numbers, comma-separated") from None
+        return [protocol for protocol in asked_protocols(self.config) if self.families(protocol)]

@@ -70,13 +70,12 @@ class View:
         return fuse([self.source_scores(name, histories) for name in surviving])
 
     def search_graph(self, history: np.ndarray, k: int) -> np.ndarray:
-        """The ANN search behind Retrieve_Graph: int32 [<= k] items near the history's centroid, best first."""
+        """The ANN search behind Retrieve_Graph: int32 [k] items near the history's centroid, best first, -1 padded.
+
+        The history itself is among them: `envs.evidence` asks for enough and leaves it out.
+        """
         queries, usable = history_queries(self.graph.embedding, self.graph.has, [history], self.decay)
-        if not usable[0]:
-            return np.empty(0, np.int32)
-        found = self.graph_index.search(queries, k + len(history)).items[0]
-        found = found[(found >= 0) & ~np.isin(found, history)]
-        return found[:k]
+        return self.graph_index.search(queries, k).items[0] if usable[0] else np.empty(0, np.int32)
 
     @functools.cached_property
     def evidence(self) -> Evidence:
@@ -101,13 +100,13 @@ def build_view(dataset: Dataset, rows: np.ndarray, images: ImageStore | None, co
     users, items = interactions.user[rows], interactions.item[rows]
     seen = np.zeros(len(dataset.catalog), bool)
     seen[items] = True
+    # Listed pairs know no time, so with data from the world they may know held-out interactions; the audit says so.
+    pairs = dataset.copurchases if config.graph.source == "copurchases" else None
     text = _stored(directory / "text", text_features, lambda: text_features.build(dataset.catalog, seen))
     graph = _stored(
         directory / "graph",
         graph_features,
-        lambda: graph_features.build(
-            users, items, len(dataset.users), len(dataset.catalog), dataset.copurchases, dim=config.graph.dim
-        ),
+        lambda: graph_features.build(users, items, len(dataset.users), len(dataset.catalog), pairs, config.graph.dim),
     )
     return View(
         text=text if text.has.any() else None,
@@ -130,9 +129,7 @@ def fingerprint(view: View) -> dict[str, str]:
 
 
 def _stored(directory: Path, module, build):
-    """Load a finished store, or build and save it."""
-    done = directory / "done"
-    if not done.exists():
+    """Load a finished store, or build and save it; a store is swapped in whole, so a folder is a finished one."""
+    if not directory.exists():
         build().save(directory)
-        done.touch()
     return module.load(directory)

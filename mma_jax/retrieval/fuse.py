@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import rankdata
-
-RANK_OFFSET = 60
-"""Cormack, Clarke, Buettcher, "Reciprocal Rank Fusion outperforms Condorcet" (SIGIR 2009)."""
 
 
 def fuse(score_matrices: Sequence[np.ndarray]) -> np.ndarray:
@@ -18,17 +14,6 @@ def fuse(score_matrices: Sequence[np.ndarray]) -> np.ndarray:
     alike count 0 there.
     """
     return np.mean([normalize(scores) for scores in score_matrices], axis=0, dtype=np.float32)
-
-
-def fuse_ranks(score_matrices: Sequence[np.ndarray]) -> np.ndarray:
-    """Reciprocal rank fusion: mean over sources of 1 / (60 + rank), float32 [Q, I].
-
-    Equal scores share their mean rank; an item a source cannot score (-inf) gets nothing from it.
-    """
-    parts = [
-        np.where(np.isneginf(scores), 0.0, 1.0 / (RANK_OFFSET + rankdata(-scores, axis=1))) for scores in score_matrices
-    ]
-    return np.mean(parts, axis=0).astype(np.float32)
 
 
 def normalize(scores: np.ndarray) -> np.ndarray:

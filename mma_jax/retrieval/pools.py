@@ -21,17 +21,25 @@ import dataclasses
 import numpy as np
 from scipy import optimize, special
 
-KINDS = ("calibrated", "paper", "top")
+KINDS = ("calibrated", "paper")
+"""The target-positive kinds."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Query:
     """One (user, target) to build a pool for."""
 
-    history: np.ndarray  # int32 [H] never candidates
-    known: np.ndarray  # int32 [P] the user's positives at any time, never negatives
+    history: np.ndarray  # int32 [H] the most recent earlier items, from which evidence is made
+    seen: np.ndarray  # int32 all earlier items: never candidates
+    known: np.ndarray  # int32 [P] the user's positives at any time, later ones too: never negatives
     target: int
     key: int  # seeds every random choice of this query
+
+    @property
+    def no_negatives(self) -> np.ndarray:
+        """Items that a target-positive pool may not hold beside the target."""
+        items = np.concatenate([self.seen, self.known])
+        return items[items != self.target]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,16 +70,17 @@ def catalog_order(scores: np.ndarray, excluded: np.ndarray, rng: np.random.Gener
     return shuffled[np.argsort(-scores[shuffled], kind="stable")]
 
 
-def target_ranks(scores: np.ndarray, queries: list[Query], seed: int) -> np.ndarray:
-    """0-based catalogue rank of each target among items outside the history, ties broken at random.
+def target_ranks(scores: np.ndarray, queries: list[Query], seed: int, negatives_only: bool = False) -> np.ndarray:
+    """0-based catalogue rank of each target among unseen items, ties broken at random: recall@k before insertion.
 
-    scores: float32 [Q, I]. Returns int64 [Q]. Used for recall@k before any insertion.
+    scores: float32 [Q, I]. negatives_only: rank it among possible negatives instead, as a pool does, without the
+    user's later positives. Returns int64 [Q].
     """
     ranks = np.empty(len(queries), np.int64)
     for row, query in enumerate(queries):
         own = scores[row, query.target]
         outside = np.ones(scores.shape[1], bool)
-        outside[query.history] = False
+        outside[query.no_negatives if negatives_only else query.seen] = False
         outside[query.target] = False
         above = int((scores[row, outside] > own).sum())
         tied = int((scores[row, outside] == own).sum())
@@ -109,16 +118,18 @@ def build_pool(
     scores: float32 [I] finite first-stage scores. distribution: float64 [size], for kind "calibrated" only.
     """
     rng = seeded(seed, query.key)
-    excluded = query.history if kind == "top" else np.concatenate([query.history, query.known])
-    order = catalog_order(scores, excluded[excluded != query.target], rng)
-    place = int(np.flatnonzero(order == query.target)[0]) if query.target in order else len(order)
-    recalled = place < size
+    order = catalog_order(scores, query.seen[query.seen != query.target], rng)
+    recalled = bool((order[:size] == query.target).any())
+    if kind == "top":
+        return _finish(order[:size], scores, recalled, window=False, rng=rng)
+    order = order[~np.isin(order, query.no_negatives)]
+    place = int(np.flatnonzero(order == query.target)[0])
     chosen = order[:size]
-    if not recalled and kind == "paper":
+    if not recalled and kind == "paper" and place >= size:
         chosen = np.append(order[: size - 1], np.int32(query.target))
     elif not recalled and kind == "calibrated":
         start = place - int(rng.choice(size, p=distribution))
-        start = min(start, len(order) - size)
+        start = max(0, min(start, len(order) - size))
         chosen = order[start : start + size]
     return _finish(chosen, scores, recalled, window=kind == "calibrated" and not recalled, rng=rng)
 

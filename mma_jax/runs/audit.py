@@ -15,7 +15,7 @@ from mma_jax.evaluation import audit, judge
 from mma_jax.evaluation.episodes import PARTS
 from mma_jax.evaluation.experiment import Experiment
 from mma_jax.evaluation.views import build_view, fingerprint, training_rows
-from mma_jax.runs.prepare import experiment
+from mma_jax.runs.prepare import data_statistics, experiment
 from mma_jax.runs.workdir import write_atomically
 from mma_jax.types import TEST, Episode
 
@@ -43,7 +43,7 @@ def audit_experiment(made: Experiment) -> list[dict]:
     train = [e for protocol in positive for e in made.episodes("train", protocol)]
     fit = [e for protocol in positive for e in made.fit_episodes(protocol)]
     test = [e for protocol in positive for e in made.episodes("test", protocol)]
-    recall = json.loads((made.directory / "statistics.json").read_text())["recall"]
+    recall = data_statistics(made)["recall"]
     by_part = {part: made.episodes(part, "ooma") for part in ("train", "valid", "test")}
     log, rows = made.dataset.interactions, made.view_rows("train")
     return [
@@ -59,8 +59,21 @@ def audit_experiment(made: Experiment) -> list[dict]:
             len(made.dataset.catalog),
         ),
         audit.duplicates(name, by_part),
-        audit.pool_hygiene(name, test, made.histories.known),
+        audit.pool_hygiene(name, forbidden(made)),
+        audit.timeless_pairs(name, config.graph.source, config.data.source),
     ]
+
+
+def forbidden(made: Experiment) -> list[tuple[Episode, np.ndarray]]:
+    """Every test episode with the items its pool may not hold: all of the user's, or what was seen if the pool is the
+    first stage's own."""
+    queries = {int(query.key): query for query in made.sampled("test").queries}
+    pairs = []
+    for protocol in ("ooma", "lomo", "full_catalog"):
+        for episode in made.episodes("test", protocol) if made.families(protocol) else []:
+            query = queries[int(episode.episode_id.split(":")[2])]
+            pairs.append((episode, query.seen if protocol == "full_catalog" else query.no_negatives))
+    return pairs
 
 
 def popularity(made: Experiment, fit: list[Episode], seen: list[Episode]) -> list[dict]:

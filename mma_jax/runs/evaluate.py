@@ -9,12 +9,14 @@ from tqdm import tqdm
 
 from mma_jax.agents.registry import METHODS, Context, plays
 from mma_jax.evaluation import judge
+from mma_jax.evaluation.checks import seeds
 from mma_jax.evaluation.compare import compare_all
 from mma_jax.evaluation.experiment import Experiment
 from mma_jax.evaluation.results import Cell, ResultLog, read_episodes
 from mma_jax.runs import prepare
 from mma_jax.runs.prepare import experiment
 from mma_jax.runs.workdir import write_atomically
+from mma_jax.types import InputError
 
 
 def run(config, directory: Path, dry_run: bool) -> None:
@@ -28,16 +30,23 @@ def run(config, directory: Path, dry_run: bool) -> None:
         for protocol in made.protocols
         for name in names
         if plays(name, protocol, config.eval.reference)
-        for seed in made.seeds
+        for seed in seeds(config)[: None if METHODS[name].randomness else 1]
     ]
+    if not cells:
+        raise InputError(f"config.methods={config.methods!r} has nothing to play in protocols {config.protocols!r}")
     with ResultLog(directory) as log:
         open_cells = [cell for cell in cells if not log.done(cell)]
+        comparisons = directory / "comparisons.jsonl"
+        if open_cells:
+            comparisons.unlink(missing_ok=True)  # a kill from here on must not leave it without the new methods
         for cell in (bar := tqdm(open_cells, desc="evaluate")):
             bar.set_postfix_str(f"{cell.protocol} {cell.method}")
             log.write(cell, *evaluate_cell(made, cell))
-    if open_cells or not (directory / "comparisons.jsonl").exists():
+    if not comparisons.exists():
         rows = compare_all(read_episodes(directory), config.eval.reference, config.eval.bootstrap)
-        write_atomically(directory / "comparisons.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        if not rows:
+            print(f"no paired tests: {config.eval.reference} (config.eval.reference) is not among the methods played")
+        write_atomically(comparisons, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def evaluate_cell(made: Experiment, cell: Cell) -> tuple[list[dict], list[dict], list[dict]]:
@@ -51,6 +60,7 @@ def evaluate_cell(made: Experiment, cell: Cell) -> tuple[list[dict], list[dict],
         train=made.fit_episodes(cell.protocol),
         distributions={family: made.distribution(family) for family in families} if can_calibrate else {},
         world=made.world,
+        seed=cell.seed,
         batch=config.eval.batch,
     )
     play = method.make(context)

@@ -42,8 +42,7 @@ def build_image_store(config, dataset: Dataset, directory: str | os.PathLike) ->
     Raises:
       InputError: an unknown encoder or vocabulary, weights that cannot be used, a missing extra.
     """
-    _check_known("encoder", config.encoder, ["none", *ENCODERS])
-    _check_known("vocabulary", config.vocabulary, list(VOCABULARIES))
+    check_encoder(config)
     if config.encoder == "none" or not any(dataset.catalog.images):
         return None
     identity, make = ENCODERS[config.encoder](config)
@@ -55,6 +54,14 @@ def build_image_store(config, dataset: Dataset, directory: str | os.PathLike) ->
     }
     store = _finished(directory, meta) or make(config, dataset, directory, meta)
     return store if store.has.any() else None
+
+
+def check_encoder(config) -> None:
+    """Raise InputError for an unknown encoder or vocabulary, missing weights or a missing extra; reads no weights."""
+    _check_known("encoder", config.encoder, ["none", *ENCODERS])
+    _check_known("vocabulary", config.vocabulary, list(VOCABULARIES))
+    if config.encoder != "none":
+        ENCODERS[config.encoder](config)
 
 
 def _check_known(name: str, value: str, known: list[str]) -> None:

@@ -8,30 +8,44 @@ import tempfile
 from pathlib import Path
 
 import jax
+import numpy as np
 
-from mma_jax.agents.registry import chosen
+from mma_jax.agents.registry import METHODS, chosen
+from mma_jax.data.splits import resolve_kind
 from mma_jax.data.statistics import statistics
 from mma_jax.envs.budget import describe
 from mma_jax.envs.environment import Environment
 from mma_jax.envs.evidence import Evidence
 from mma_jax.evaluation.bits import bits_table
+from mma_jax.evaluation.checks import check_settings, one_of, options
 from mma_jax.evaluation.episodes import CHUNK, PARTS, recall_table
 from mma_jax.evaluation.experiment import Experiment
-from mma_jax.runs.images import build_image_store
+from mma_jax.runs.images import build_image_store, check_encoder
 from mma_jax.runs.workdir import write_atomically
 
 
 def experiment(config, directory: Path) -> Experiment:
-    """The experiment of a config, checked."""
+    """The experiment of a config, checked: names and ranges before any data is read, what does not fit it after."""
+    check_settings(config)
+    check_encoder(config.images)
+    one_of("eval.reference", config.eval.reference, METHODS)
     made = Experiment(config, directory, build_image_store)
+    methods(made)
     made.check()
-    methods(made)  # raises for unknown names, before any work
     return made
 
 
 def methods(made: Experiment) -> list[str]:
-    """The methods asked for."""
+    """The methods asked for. Raises InputError for an unknown name."""
     return chosen(made.config.methods, world=made.world is not None)
+
+
+def data_statistics(made: Experiment) -> dict:
+    """What `describe_data` found, from DIR/statistics.json if it is there."""
+    path = made.directory / "statistics.json"
+    if not path.exists():
+        write_atomically(path, json.dumps(describe_data(made)))
+    return json.loads(path.read_text())
 
 
 def run(config, directory: Path, dry_run: bool) -> None:
@@ -42,13 +56,11 @@ def run(config, directory: Path, dry_run: bool) -> None:
     made = experiment(config, directory)
     for problem in [*made.dataset.problems, *unreadable(made)]:
         print(f"  note: {problem}")
-    path = directory / "statistics.json"
-    if not path.exists():
-        write_atomically(path, json.dumps(describe_data(made)))
-    show(made.dataset.name, json.loads(path.read_text()))
+    show(made.dataset.name, data_statistics(made))
     for protocol in made.protocols:
         for part in PARTS:
             made.episodes(part, protocol)
+        made.fit_episodes(protocol)  # raises if a family has nothing to fit
 
 
 def unreadable(made: Experiment) -> list[str]:
@@ -59,13 +71,16 @@ def unreadable(made: Experiment) -> list[str]:
 
 def describe_data(made: Experiment) -> dict:
     """Statistics, what the evidence of a generated world carries, recall before insertion, users without history."""
-    rows = statistics(made.dataset, made.positive, made.parts)
+    kind = resolve_kind(made.dataset.interactions, made.config.data.split)
+    rows = [*statistics(made.dataset, made.positive, made.parts), ("split", kind)]
     if made.world is not None:
         for row in bits_table(made.world, made.dataset.catalog, made.view("test")):
             name = f"bits in {row['modality']}: {row['attribute']}"
             rows.append((name, f"{row['bits']:.2f} shown, {row['recovered']:.2f} recovered"))
     views = {part: made.view(part) for part in PARTS}
     sampled = {part: made.sampled(part) for part in PARTS}
+    later = [len(np.setdiff1d(query.known, query.seen)) - 1 for query in sampled["test"].queries]
+    rows.append(("later positives kept out of negatives, mean per test target", f"{np.mean(later):.1f}"))
     return {
         "rows": rows,
         "recall": recall_table(views, sampled, made.config.pool.size, made.config.seed),
@@ -101,7 +116,7 @@ def plan(made: Experiment) -> None:
         ("devices", ", ".join(map(str, jax.devices()))),
     ]
     _print_rows("plan", rows)
-    environment = Environment(Evidence(), made.options(made.protocols[0]))
+    environment = Environment(Evidence(), options(config, made.protocols[0]))
     budget = environment.budget(config.pool.size)
     _print_rows(
         "token budget", [(name, f"{value:<8} {meaning}") for name, value, meaning in describe(budget, config.pool.size)]

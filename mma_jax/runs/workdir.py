@@ -23,7 +23,11 @@ def open_workdir(path: str, config: ConfigDict, dry_run: bool) -> Path:
     settings = json.loads(config.to_json())
     known = directory / "config.json"
     if known.exists():
-        differing = [key for key in _differences(json.loads(known.read_text()), settings) if key not in FREE]
+        try:
+            saved = json.loads(known.read_text())
+        except ValueError as error:
+            raise InputError(f"{known} is not JSON: delete it, or choose another --workdir") from error
+        differing = [key for key in _differences(saved, settings) if key not in FREE]
         if differing:
             raise InputError(
                 f"{directory} holds a run with other settings ({', '.join(differing)}): "

@@ -19,8 +19,6 @@ def audited(directory, **spoilt):
     config.episodes.train, config.episodes.valid, config.episodes.test = 400, 100, 300
     config.pool.size = 20
     config.eval.bootstrap = 300
-    # the behaviour of this world is its interactions, not a list of co-purchases: only so can self-edges arise
-    config.world.copurchases = 0
     for key, value in spoilt.items():
         section, name = key.split("__")
         config[section][name] = value
@@ -71,17 +69,18 @@ def test_duplicates():
     assert audit.duplicates("d", {"test": [first, first]})["value"] == 1
 
 
-@pytest.mark.parametrize(
-    "dirty",
-    [episode([1, 1, 2], 2), episode([1, 2, 3], 2, history=[3]), episode([1, 2, 9], 2)],
-    ids=["twice", "own", "known"],
-)
-def test_pool_hygiene(dirty):
-    def known(user):
-        return np.array([2, 9])
+def test_pool_hygiene():
+    forbidden = np.array([3, 9])
+    for dirty in (episode([1, 1, 2], 2), episode([1, 2, 3], 2), episode([1, 2, 9], 2)):
+        assert audit.pool_hygiene("d", [(dirty, forbidden)])["value"] == 1
+    for clean in (episode([1, 2, 4], 2), episode([1, 2, 9], 9)):
+        assert audit.pool_hygiene("d", [(clean, forbidden)])["pass"]
 
-    assert audit.pool_hygiene("d", [dirty], known)["value"] == 1
-    assert audit.pool_hygiene("d", [episode([1, 2, 3], 2, history=[4])], known)["pass"]
+
+def test_listed_pairs_are_trusted_in_a_generated_world_only():
+    assert audit.timeless_pairs("d", "copurchases", "generated")["pass"]
+    assert audit.timeless_pairs("d", "interactions", "amazon2014")["pass"]
+    assert not audit.timeless_pairs("d", "copurchases", "amazon2014")["pass"]
 
 
 def test_self_edges_counts_pairs():

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mma_jax.evaluation import episodes
-from mma_jax.types import Case, Episode
+from mma_jax.types import Case, Episode, Interactions
 
 
 def test_sample_targets_caps_users_and_counts():
@@ -17,6 +17,20 @@ def test_sample_targets_caps_users_and_counts():
     assert (np.bincount(users[everything]) == 2).all()
     assert (episodes.sample_targets(rows, users, 40, 2, seed=0) == chosen).all()
     assert (episodes.sample_targets(rows, users, 40, 2, seed=1) != chosen).any()
+
+
+def test_a_repeat_is_no_target():
+    log = Interactions(
+        user=np.array([0, 0, 0, 1, 1], np.int32),
+        item=np.array([5, 6, 5, 5, 5], np.int32),
+        rating=np.full(5, np.nan, np.float32),
+        time=np.array([3.0, 2, 1, 7, 7]),
+        order="timestamp",
+    )
+    first = episodes.first_occurrences(log, np.array([True] * 5), np.zeros(5, np.int8))
+    assert first.tolist() == [False, True, True, True, False]
+    disliked = episodes.first_occurrences(log, np.array([True, True, False, True, True]), np.zeros(5, np.int8))
+    assert disliked.tolist() == [True, True, False, True, False]
 
 
 def make(n, history):

@@ -18,6 +18,7 @@ CHANCE = sum(1 / np.log2(1 + rank) for rank in range(1, 11)) / 20  # constant sc
 def experiment(directory, images=True, preset="default"):
     config = base()
     config.pool.size = 20
+    config.graph.source = "copurchases"
     config.graph.decay = 1.0
     config.episodes.train, config.episodes.valid, config.episodes.test = 1000, 200, 400
     config.images.vocabulary = "world"

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-from mma_jax.retrieval.fuse import fuse, fuse_ranks, normalize
+from mma_jax.retrieval.fuse import fuse, normalize
 
 INF = np.inf
 
@@ -31,22 +31,3 @@ def test_scale_of_a_source_does_not_matter():
     a, b = rng.standard_normal((2, 5, 40)).astype(np.float32)
     np.testing.assert_allclose(fuse([a, b]), fuse([100 * a - 3, 0.01 * b + 9]), atol=1e-4)
     assert fuse([a, b]).dtype == np.float32
-
-
-def test_fuse_ranks_by_hand():
-    first = np.array([[3.0, 2.0, 2.0, -INF]], np.float32)
-    second = np.array([[1.0, 5.0, -INF, -INF]], np.float32)
-    expected = [[1 / 61 + 1 / 62, 1 / 62.5 + 1 / 61, 1 / 62.5, 0]]
-    np.testing.assert_allclose(fuse_ranks([first, second]), np.array(expected) / 2, rtol=1e-6)
-
-
-def test_fuse_ranks_against_counting():
-    """The rank of an item is 1 + the better ones + half of the others as good (Cormack et al. 2009)."""
-    rng = np.random.default_rng(1)
-    sources = rng.integers(0, 12, size=(3, 6, 30)).astype(np.float32)
-    expected = np.zeros((6, 30))
-    for source in sources:
-        for q, row in enumerate(source):
-            for i, score in enumerate(row):
-                expected[q, i] += 1 / (60 + 1 + (row > score).sum() + ((row == score).sum() - 1) / 2) / 3
-    np.testing.assert_allclose(fuse_ranks(list(sources)), expected, rtol=1e-5)

@@ -8,7 +8,8 @@ from mma_jax.retrieval.pools import Query, build_pool, catalog_order, rank_distr
 
 
 def query(target, key=0, history=(), known=()):
-    return Query(np.array(history, np.int32), np.array(known, np.int32), target, key)
+    seen = np.array(history, np.int32)
+    return Query(seen[-1:], seen, np.array(known, np.int32), target, key)  # evidence from the last item only
 
 
 SCORES = np.linspace(1, 0, 50).astype(np.float32)  # item i has catalogue rank i
@@ -58,6 +59,22 @@ def test_history_and_known_positives_are_no_negatives(kind):
     pool = build_pool(kind, SCORES, asked, 10, np.full(10, 0.1), seed=0)
     assert not set(pool.items) & {0, 28, 1, 2, 29, 31}
     assert 30 in pool.items
+
+
+def test_top_holds_nothing_the_user_has_seen():
+    pool = build_pool("top", SCORES, query(30, history=(0, 5, 8), known=(0, 5, 8, 2, 30)), 10, None, seed=0)
+    assert sorted(pool.items) == [1, 2, 3, 4, 6, 7, 9, 10, 11, 12]
+
+
+def test_recalled_means_the_same_in_every_kind():
+    """Two later positives stand above the target, which is 11th among unseen items and 9th among negatives."""
+    asked = query(10, known=(1, 2, 10))
+    for kind in ("top", "paper", "calibrated"):
+        pool = build_pool(kind, SCORES, asked, 10, np.full(10, 0.1), seed=0)
+        assert not pool.recalled
+        assert (10 in pool.items) == (kind != "top")
+    assert target_ranks(SCORES[None], [asked], 0)[0] == 10
+    assert target_ranks(SCORES[None], [asked], 0, negatives_only=True)[0] == 8
 
 
 def test_rank_distribution_finds_the_slope_and_none_in_noise():

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -133,6 +134,15 @@ BAD = {
     "not a number": (["--config.pool.size=many"], ["many"]),
     "pool too large": (["--config.pool.size=500"], ["500", "120"]),
     "missing folder": (["--config.data.source=atomic", "--config.data.root=/nowhere/at/all"], ["/nowhere/at/all"]),
+    "unknown reference": (["--config.eval.reference=Foo"], ["Foo", "RuleRouter-Fuse"]),
+    "nothing to play": (["--config.methods=Router-Ask", "--config.protocols=ooma"], ["Router-Ask", "ooma"]),
+    "not a seed": (["--config.seeds=one"], ["seeds"]),
+    "no name": (["--config.data.name="], ["data.name"]),
+    "no turns": (["--config.env.turns=0"], ["turns"]),
+    "tiny context": (["--config.env.context=100"], ["context"]),
+    "no step": (["--config.eval.alpha_step=0"], ["alpha_step"]),
+    "not a number at all": (["--config.graph.decay=nan"], ["decay"]),
+    "negative seed": (["--config.seed=-1"], ["seed"]),
     "no root": (["--config.data.source=atomic"], ["data.root"]),
 }
 
@@ -166,6 +176,58 @@ def test_truncated_gzip(tmp_path):
 def test_unwritable_workdir(tmp_path):
     (tmp_path / "file").write_text("")
     refused(run(tmp_path / "file" / "w", *SMALL), "file")
+
+
+def test_help_is_no_error(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "mma_jax.main", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "workdir" in done.stdout
+
+
+def test_dry_run_refuses_what_a_run_would(tmp_path):
+    refused(run(tmp_path / "w", *SMALL, "--dry_run", "--config.images.vocabulary=bar"), "bar", "movie_genres")
+
+
+def test_audit_alone_on_a_fresh_folder(tmp_path):
+    done = run(tmp_path, *SMALL, "--config.run=audit", "--config.images.encoder=none")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "inverse_rank" in done.stdout
+
+
+def test_new_method_is_added_and_the_rest_kept(tmp_path):
+    options = [*SMALL, "--config.images.encoder=none", "--config.protocols=ooma,ooma", "--config.seeds=0,0,1"]
+    assert run(tmp_path, *options, "--config.methods=First-stage,RuleRouter-Fuse").returncode == 0
+    before = (tmp_path / "per_episode.jsonl").read_bytes()
+    assert run(tmp_path, *options, "--config.methods=Popularity").returncode == 0
+    after = (tmp_path / "per_episode.jsonl").read_bytes()
+    assert after.startswith(before) and len(after) > len(before)
+    compared = {json.loads(line)["a"] for line in (tmp_path / "comparisons.jsonl").open()}
+    assert compared == {"First-stage", "Popularity"}
+    seeds = {json.loads(line)["seed"] for line in (tmp_path / "results.jsonl").open()}
+    assert seeds == {0}  # these methods have no randomness of their own
+
+
+def test_paper_setting_of_one_item_a_call_and_few_turns(tmp_path):
+    options = [*SMALL, "--config.images.encoder=none", "--config.protocols=ooma", "--config.env.max_items=1"]
+    done = run(tmp_path, *options, "--config.env.turns=3")
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in (tmp_path / "per_episode.jsonl").open()]
+    for row in rows:
+        if row["method"] in ("RuleRouter-Fuse", "Router-StopAtFirst", "Expert", "Evidence-linear", "Optimal-router"):
+            assert row["invalid"] == 0 and row["stop_scored"] == 1 and row["turns"] <= 3
+
+
+def test_changed_data_is_noticed(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def table(items):
+        rows = [f"{u}\t{rng.integers(items)}\t{t}" for t, u in enumerate(rng.permutation(np.repeat(np.arange(60), 12)))]
+        return "user_id:token\titem_id:token\ttimestamp:float\n" + "\n".join(rows) + "\n"
+
+    options = [*SMALL, *atomic(tmp_path, table(90)), "--config.pool.size=5", "--config.run=prepare"]
+    done = run(tmp_path / "w", *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    atomic(tmp_path, table(70))
+    refused(run(tmp_path / "w", *options), "changed", "--workdir")
 
 
 def test_other_settings_in_the_same_folder(finished):

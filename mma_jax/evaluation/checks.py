@@ -1,0 +1,109 @@
+"""What can be known to be wrong with a config before any work: one line each, told before any data is read."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable
+
+from mma_jax.envs.environment import Environment, Options
+from mma_jax.envs.evidence import Evidence
+from mma_jax.envs.rewards import Costs
+from mma_jax.evaluation.episodes import PROTOCOLS
+from mma_jax.retrieval import pools
+from mma_jax.types import InputError
+
+ANY = math.inf
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, ANY),
+    "data.max_history": (0, ANY),
+    "graph.dim": (1, ANY),
+    "graph.decay": (1e-6, 1),
+    "pool.size": (2, ANY),
+    "episodes.train": (1, ANY),
+    "episodes.valid": (1, ANY),
+    "episodes.test": (1, ANY),
+    "episodes.per_user": (1, ANY),
+    "env.max_items": (0, ANY),
+    "eval.alpha_step": (0.001, 1),
+    "eval.fit_episodes": (1, ANY),
+    "eval.batch": (1, ANY),
+    "eval.traces": (0, ANY),
+    "eval.bootstrap": (10, ANY),
+    "audit.ndcg_tolerance": (0, 1),
+    "audit.recall_gap": (0, 1),
+}
+"""Least and greatest value of the numbers that have one."""
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "pool.kind": pools.KINDS,
+    "evidence.parts": ("train", "all"),
+    "graph.index": ("hnsw", "flat"),
+    "graph.source": ("interactions", "copurchases"),
+}
+
+
+def check_settings(config) -> None:
+    """Raise InputError for the first setting that cannot be."""
+    for key, (low, high) in RANGES.items():
+        if not low <= value_of(config, key) <= high:
+            bounds = f"at least {low:g}" if high == ANY else f"between {low:g} and {high:g}"
+            raise InputError(f"config.{key}={value_of(config, key)}: give a number {bounds}")
+    for key, known in CHOICES.items():
+        one_of(key, value_of(config, key), known)
+    if not config.data.name:
+        raise InputError("config.data.name is empty: name the dataset")
+    seeds(config)
+    for protocol in asked_protocols(config):
+        # the environment itself refuses what does not fit its turns and context
+        Environment(Evidence(), options(config, protocol)).budget(config.pool.size)
+
+
+def value_of(config, key: str):
+    """config.a.b for "a.b"."""
+    return functools.reduce(getattr, key.split("."), config)
+
+
+def one_of(key: str, value: str, known: Iterable[str]) -> None:
+    """Raise InputError unless a setting is among the known ones."""
+    if value not in known:
+        raise InputError(f"unknown {value!r} in config.{key}: known are {', '.join(known)}")
+
+
+def asked_protocols(config) -> list[str]:
+    """config.protocols, each once."""
+    asked = listed(config.protocols)
+    for protocol in asked:
+        one_of("protocols", protocol, PROTOCOLS)
+    if not asked:
+        raise InputError(f"config.protocols names none: known are {', '.join(PROTOCOLS)}")
+    return asked
+
+
+def seeds(config) -> list[int]:
+    """config.seeds, each once."""
+    try:
+        return [int(seed) for seed in listed(config.seeds)] or [0]
+    except ValueError:
+        raise InputError(f"config.seeds={config.seeds!r}: give whole numbers, comma-separated") from None
+
+
+def listed(text: str) -> list[str]:
+    """The parts of a comma-separated setting, each once, in order."""
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def options(config, protocol: str, summaries: str = "") -> Options:
+    """The environment's options under a protocol. summaries: overrides the config's."""
+    env = config.env
+    return Options(
+        turns=env.turns,
+        context=env.context,
+        interactive=protocol == "interactive",
+        summaries=summaries or env.summaries,
+        graph_titles=env.graph_titles,
+        graph_counts=env.graph_counts,
+        max_items=env.max_items or None,
+        alpha=env.alpha,
+        costs=Costs(env.cost_tool, env.cost_ask, env.cost_invalid),
+    )
