@@ -7,6 +7,9 @@ information; permuted: targets drawn at random).
 
 B = 20 candidates, 200 targets a family, all four protocols, all methods that need no language model, with the Bayes
 bound and the reward-optimal router beside them.
+
+Took 1:04 minutes and 0.8 GB on 2 cores. Expect OOMA NDCG@10 of .27 for the first stage and RuleRouter-Fuse, .30 for
+Evidence-linear, .37 for Bayes.
 """
 
 from mma_jax.config import base, world_knobs
