@@ -8,6 +8,9 @@ A target-positive pool holds the target and B - 1 hard negatives. Three kinds:
   within-pool rank drawn from the rank distribution of recalled *training* targets and the negatives
   that stand around its true rank. Then rank and score alone carry no more than the first stage says:
   the distribution never increases, so that no reordering by rank can beat the first stage.
+  At the bottom of the catalogue, where items without the modality tie, there are not enough negatives below; a
+  drawn rank cannot be had, the target would be last again, and so the first stage is made to say nothing (all s0
+  equal).
 - "top": the first stage's top B as it is (full-catalog protocol); the target may be absent.
 
 Ties are broken by a seeded shuffle that knows nothing of the target, both when items are ordered and
@@ -128,8 +131,9 @@ def build_pool(
     if not recalled and kind == "paper" and place >= size:
         chosen = np.append(order[: size - 1], np.int32(query.target))
     elif not recalled and kind == "calibrated":
-        start = place - int(rng.choice(size, p=distribution))
-        start = max(0, min(start, len(order) - size))
+        start = max(0, place - int(rng.choice(size, p=distribution)))
+        if start + size > len(order):  # nothing stands deep enough below
+            start, scores = len(order) - size, np.zeros_like(scores)
         chosen = order[start : start + size]
     return _finish(chosen, scores, recalled, window=kind == "calibrated" and not recalled, rng=rng)
 

@@ -51,6 +51,9 @@ def test_calibrated_window_stands_around_the_true_rank():
     assert pool.ranks[pool.items == 30] == 3 and pool.window
     at_the_end = build_pool("calibrated", SCORES, query(49), 10, distribution, seed=0)
     assert sorted(at_the_end.items) == list(range(40, 50))
+    assert (at_the_end.scores == 0).all()  # its drawn rank cannot be had, so no rank says anything
+    others = [build_pool("calibrated", SCORES, query(49, key=k), 10, distribution, 0) for k in range(99)]
+    assert {int(pool.items[pool.ranks.argmin()]) for pool in others} == set(range(40, 50))
 
 
 @pytest.mark.parametrize("kind", ["calibrated", "paper"])
