@@ -6,7 +6,7 @@ DATA holds ml-100k/ with ml-100k.inter, ml-100k.item and images/. Liked means ra
 tiny CLIP trained on the posters themselves in five folds, each image only by a model that did not see it.
 
 Took 4:51 minutes and 2.2 GB on 2 cores, of which the posters are about one minute. Expect recall@100 of .23 (text), .07
-(image), .63 (behaviour); OOMA NDCG@10 .115 for the first stage, .121 for Evidence-linear; LOMO .167 and .197.
+(image), .63 (behaviour); OOMA NDCG@10 .116 for the first stage, .122 for Evidence-linear; LOMO .167 and .197.
 """
 
 from mma_jax.config import base
