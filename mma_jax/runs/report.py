@@ -13,4 +13,4 @@ def run(config, directory: Path, dry_run: bool) -> None:
     if dry_run:
         print(f"report: {directory / 'report' / 'index.html'}")
         return
-    print(f"\nreport: {write_report(directory, command=shlex.join(sys.argv))}")
+    print(f"\nreport: {write_report(directory, command=shlex.join(['python', '-m', 'mma_jax.main', *sys.argv[1:]]))}")
