@@ -148,6 +148,11 @@ def build(
     return episodes
 
 
+def source_row(episode: Episode) -> int:
+    """The interaction an episode was made from, as its id tells (a dataset's name may hold colons)."""
+    return int(episode.episode_id.rsplit(":", 2)[1])
+
+
 def _chunks(queries: list, label: str):
     for start in tqdm(range(0, len(queries), CHUNK), desc=f"pools: {label}", leave=False):
         yield queries[start : start + CHUNK]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from mma_jax.data.splits import positives, split
 from mma_jax.data.world import World
 from mma_jax.envs.environment import Environment
 from mma_jax.evaluation import episodes as episode_builder
-from mma_jax.evaluation.checks import asked_protocols, check_settings, options
+from mma_jax.evaluation.checks import asked_protocols, options
 from mma_jax.evaluation.views import View, build_view, training_rows
 from mma_jax.features.images import ImageStore
 from mma_jax.retrieval import pools
@@ -55,7 +57,9 @@ class Experiment:
         record, checksum = self.directory / "data.sha256", fingerprint(dataset)
         if not record.exists():
             self.directory.mkdir(parents=True, exist_ok=True)
-            record.write_text(checksum)
+            partial = record.with_suffix(".partial")
+            partial.write_text(checksum)
+            os.replace(partial, record)  # half a checksum would look like other data
         if record.read_text() != checksum:
             raise InputError(f"the data has changed since {self.directory} was begun: choose another --workdir")
         return dataset
@@ -166,7 +170,7 @@ class Experiment:
                 f"{protocol}: no training target of {', '.join(sorted(without))} is in its pool; "
                 "raise --config.episodes.train or --config.pool.size, or leave the protocol out"
             )
-        return usable[:: -(-len(usable) // self.config.eval.fit_episodes) or 1]
+        return usable[:: math.ceil(len(usable) / self.config.eval.fit_episodes)]
 
     @functools.cache  # noqa: B019 - one for all methods: it remembers prompts and answers
     def environment(self, part: str, protocol: str, summaries: str = "") -> Environment:
@@ -174,8 +178,7 @@ class Experiment:
         return Environment(self.view(part).evidence, options(self.config, protocol, summaries))
 
     def check(self) -> None:
-        """Raise InputError for what the settings and the data together make impossible."""
-        check_settings(self.config)
+        """Raise InputError for what the settings and the data together make impossible (see `checks` for settings)."""
         if not self.protocols:
             raise InputError(f"{self.dataset.name} can realise no family of protocols {self.config.protocols!r}")
         size, items = self.config.pool.size, len(self.dataset.catalog)

@@ -12,7 +12,7 @@ import numpy as np
 from mma_jax.agents import evidence_linear, routers
 from mma_jax.agents.rollout import play
 from mma_jax.evaluation import audit, judge
-from mma_jax.evaluation.episodes import PARTS
+from mma_jax.evaluation.episodes import PARTS, source_row
 from mma_jax.evaluation.experiment import Experiment
 from mma_jax.evaluation.views import build_view, fingerprint, training_rows
 from mma_jax.runs.prepare import data_statistics, experiment
@@ -71,7 +71,7 @@ def forbidden(made: Experiment) -> list[tuple[Episode, np.ndarray]]:
     pairs = []
     for protocol in ("ooma", "lomo", "full_catalog"):
         for episode in made.episodes("test", protocol) if made.families(protocol) else []:
-            query = queries[int(episode.episode_id.split(":")[2])]
+            query = queries[source_row(episode)]
             pairs.append((episode, query.seen if protocol == "full_catalog" else query.no_negatives))
     return pairs
 

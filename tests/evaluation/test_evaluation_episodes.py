@@ -1,5 +1,7 @@
 """Sampling, saving and loading of episodes."""
 
+import dataclasses
+
 import numpy as np
 
 from mma_jax.evaluation import episodes
@@ -31,6 +33,10 @@ def test_a_repeat_is_no_target():
     assert first.tolist() == [False, True, True, True, False]
     disliked = episodes.first_occurrences(log, np.array([True, True, False, True, True]), np.zeros(5, np.int8))
     assert disliked.tolist() == [True, True, False, True, False]
+
+
+def test_source_row_survives_a_name_with_colons():
+    assert episodes.source_row(dataclasses.replace(make(0, []), episode_id="my:data:test:417:text_only")) == 417
 
 
 def make(n, history):
