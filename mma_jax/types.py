@@ -7,6 +7,7 @@ I = items, N = interactions, B = pool size, Q = queries. Nothing here imports ja
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -149,6 +150,7 @@ class Turn:
     error: str  # "" | kind of error (envs.actions.ERRORS)
     null: bool  # the observation is Null
     tokens: tuple[int, ...] = ()  # token ids as sampled, if the policy is a language model
+    value: float = math.nan  # what its value head expected to earn from here on, V(H) of Eq. 5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
