@@ -59,6 +59,7 @@ def base() -> ConfigDict:
 
     config.env = ConfigDict()
     config.env.turns = 8  # T
+    config.env.count = "estimate"  # tokens of a text: estimate (Llama-3-like) | model (the model's own tokenizer)
     config.env.context = 8192  # tokens; the paper's 2,048 leaves each of 100 candidates two tokens of summary
     config.env.summaries = "surviving"  # surviving (paper §3.1) | none (strict: only tools reveal anything)
     config.env.graph_titles = True
@@ -72,10 +73,101 @@ def base() -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.alpha_step = 0.05  # grid of Eq. 2's fusion weight on validation
     config.eval.fit_episodes = 2000  # training episodes that a scripted method with parameters is fitted on, at most
+    config.eval.language_protocols = "ooma,lomo,full_catalog,interactive"  # that agents with a language model play
     config.eval.batch = 256  # episodes played side by side
     config.eval.traces = 5  # episodes kept for the trace viewer, per method, protocol and family
     config.eval.bootstrap = 2000
     config.eval.reference = "RuleRouter-Fuse"  # what every method is compared with
+
+    config.model = ConfigDict()
+    config.model.path = ""  # Hugging Face folder of a Llama; empty: the embedded L0-tiny
+    config.model.dtype = "float32"  # of activations: float32 | bfloat16
+    config.model.lora_rank = 16
+    config.model.lora_alpha = 32.0
+    config.model.lora_targets = "q_proj,v_proj"
+    config.model.value_hidden = 256
+
+    config.sampler = ConfigDict()
+    config.sampler.rows = 64  # episodes played side by side by a language model
+    config.sampler.slots = "512,768,1024,1536,2048,3072,4096,8192"  # sizes of a cache, in tokens
+    config.sampler.chunks = "16,32,64,128,256,384,512,1024,2048"  # tokens added at once are padded to one of these
+    config.sampler.max_new = 256  # tokens of one turn, at most
+    config.sampler.forced = "off"  # on: punctuation that JSON forces is appended without sampling; off: the paper
+
+    config.sft = ConfigDict()
+    config.sft.scores = "train_targets"  # train_targets | router | hindsight (DESIGN §5.10)
+    config.sft.levels = 10  # a score is one of so many integers
+    config.sft.l2 = 100.0  # prior precision of the teacher's standardized weights
+    config.sft.episodes = 1000  # expert episodes that are imitated, at most
+    config.sft.fit_episodes = 2000  # that the teacher is fitted on, at most
+    config.sft.steps = 300
+    config.sft.batch = 16  # episodes
+    config.sft.lr = 1e-3
+    config.sft.warmup = 20
+    config.sft.weight_decay = 0.0
+    config.sft.max_grad_norm = 1.0
+    config.sft.remat = False
+    config.sft.nonfinite_limit = 5
+    config.sft.checkpoint_every = 50
+    config.sft.log_every = 10
+
+    config.ppo = ConfigDict()
+    config.ppo.iterations = 500  # §4.1, Table 8
+    config.ppo.prompts = 64  # different episodes in an iteration
+    config.ppo.samples = 1  # times that each of them is played
+    config.ppo.ratio = "token"  # token | turn (Eq. 6) | turn_mean
+    config.ppo.baseline = "value"  # value (Eq. 5) | siblings: also take off the luck that an episode's samples share
+    config.ppo.clip = 0.2
+    config.ppo.gamma = 1.0
+    config.ppo.lam = 0.95
+    config.ppo.lr = 1e-5
+    config.ppo.value_lr = 1e-4
+    config.ppo.value_only = 5  # first iterations that train the value head alone
+    config.ppo.epochs = 1
+    config.ppo.minibatches = 1
+    config.ppo.micro_batch = 16  # sequences computed at once
+    config.ppo.remat = False  # recompute blocks in the backward pass: less memory, a third more time
+    config.ppo.temperature = 0.2  # of policy, reference and entropy
+    config.ppo.kl = 0.0  # weight of the divergence from MMA-SFT
+    config.ppo.entropy = 0.0  # weight of the entropy
+    config.ppo.max_grad_norm = 1.0
+    config.ppo.whiten = True  # advantages, over the turns of an iteration
+    config.ppo.warmup = 5
+    config.ppo.nonfinite_limit = 5
+    config.ppo.checkpoint_every = 10
+    config.ppo.query_every = 10  # iterations between two looks at query episodes (§3.4)
+    config.ppo.query = 16  # query episodes of each family
+    config.ppo.missing = 0.3  # MMA-Pooled: how often each modality is missing, independently
+
+    config.agentcf = ConfigDict()
+    config.agentcf.interactions = 500  # training interactions simulated, at most
+    config.agentcf.words = 8  # of a memory
+    config.agentcf.max_new = 32  # tokens of a choice or a reflection
+
+    config.alarms = ConfigDict()  # of the stability panel
+    config.alarms.reward_std_min = 0.02
+    config.alarms.entropy_min = 1e-4
+    config.alarms.invalid_max = 0.2  # share of turns
+    config.alarms.repeat_null_max = 0.2  # share of turns
+    config.alarms.clip_max = 0.4  # share of tokens
+    config.alarms.kl_max = 0.5  # nats per token
+    config.alarms.dlogp_max = 0.05  # largest difference between sampler and trainer, nats
+
+    config.pretrain = ConfigDict()  # of the embedded L0-tiny
+    config.pretrain.seed = 0
+    config.pretrain.vocab_size = 2600  # at most
+    config.pretrain.width = 128
+    config.pretrain.layers = 5
+    config.pretrain.heads = 4
+    config.pretrain.kv_heads = 2
+    config.pretrain.hidden = 352
+    config.pretrain.steps = 2000
+    config.pretrain.muon_rate = 0.02
+    config.pretrain.adam_rate = 3e-3
+    config.pretrain.weight_decay = 0.0
+    config.pretrain.nonfinite_limit = 5
+    config.pretrain.checkpoint_every = 100
+    config.pretrain.gate = 0.95  # share of numbers right that match, count, lookup and scoring must reach
 
     config.audit = ConfigDict()
     config.audit.ndcg_tolerance = 0.005  # a control may beat First-stage by this much NDCG@10, no more

@@ -1,6 +1,10 @@
-"""Tiny hand-made evidence: eight items whose every field is known, for tests that need no data."""
+"""Tiny hand-made evidence: eight items whose every field is known, for tests that need no data; and a language model
+that says what a test tells it to."""
 
 from __future__ import annotations
+
+import types
+from collections.abc import Callable
 
 import numpy as np
 
@@ -98,3 +102,80 @@ def episode(target=1, family="full", protocol="ooma", **changes) -> Episode:
         protocol=protocol,
         recalled=True,
     )
+
+
+class CharTokenizer:
+    """One id per ASCII character, behind the control tokens; a template like Llama 3's."""
+
+    control = ("<s>", "<end>", "<system>", "<user>", "<assistant>", "<tool>", "<stop>")
+    vocab_size = len(control) + 128
+    stop_ids = (1, 6)
+    names = {"bos_token": "<s>", "eos_token": "<end>"}  # noqa: RUF012
+    template = (
+        "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+
+    def encode(self, text):
+        return [len(self.control) + ord(character) % 128 for character in text]
+
+    def encode_control(self, text):
+        for n, name in enumerate(self.control):
+            if name in text:
+                before, _, after = text.partition(name)
+                return [*self.encode_control(before), n, *self.encode_control(after)]
+        return self.encode(text)
+
+    def decode(self, ids):
+        return "".join(chr(i - len(self.control)) for i in ids if i >= len(self.control))
+
+    def show(self, ids):
+        """Like `decode`, with the control tokens' names."""
+        return "".join(self.control[i] if i < len(self.control) else chr(i - len(self.control)) for i in ids)
+
+
+class ScriptedSampler:
+    """A sampler whose completions are `say(what the row has read and written)`; an end token follows if there is room.
+
+    `sessions` are those opened. Each has `ids`, per row all that a cache would hold or get with the next extension,
+    and `calls`, (rows, keys, temperature) of every sampling.
+    """
+
+    tokenizer = CharTokenizer()
+
+    def __init__(self, say: Callable[[str], str]):
+        self.say, self.sessions = say, []
+
+    def open(self, state, rows, slots):
+        self.sessions.append(ScriptedSession(self.say, rows, slots))
+        return self.sessions[-1]
+
+
+class ScriptedSession:
+    def __init__(self, say, rows, slots):
+        self.say, self.slots = say, slots
+        self.ids = [[] for _ in range(rows)]
+        self.calls = []
+
+    def extend(self, rows, tokens):
+        for row, ids in zip(rows, tokens, strict=True):
+            self.ids[row] += ids
+
+    def copy(self, sources, rows):
+        for row, ids in zip(rows, [list(self.ids[source]) for source in sources], strict=True):
+            self.ids[row] = ids
+
+    def sample(self, rows, keys, max_new, temperature):
+        self.calls.append((list(rows), keys, temperature))
+        limits = np.broadcast_to(max_new, len(rows))
+        return [self._complete(row, limit) for row, limit in zip(rows, limits, strict=True)]
+
+    def _complete(self, row, max_new):
+        text = self.say(CharTokenizer().show(self.ids[row]))
+        value = float(len(self.ids[row]))
+        tokens = [*CharTokenizer().encode(text), CharTokenizer.stop_ids[0]][:max_new]
+        self.ids[row] += tokens
+        assert len(self.ids[row]) <= self.slots
+        finished = tokens[-1] in CharTokenizer.stop_ids
+        logprobs, forced = [-0.5] * len(tokens), [False] * len(tokens)
+        return types.SimpleNamespace(tokens=tokens, logprobs=logprobs, finished=finished, value=value, forced=forced)

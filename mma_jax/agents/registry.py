@@ -32,6 +32,7 @@ class Context:
     world: World | None  # the truth of a generated dataset, for its bounds alone
     seed: int  # of whatever randomness the method has of its own
     batch: int
+    language: Callable[[], Play] | None = None  # the language-model agent of this name and seed, trained if need be
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +68,13 @@ def scorer(make: Callable[[Context], Callable[[Environment, list[Episode]], np.n
         ]
 
     return made
+
+
+def language(context: Context) -> Play:
+    """An agent that needs a language model: whoever made the context knows how it comes about."""
+    if context.language is None:
+        raise ValueError(f"{context.name} needs a language model, and the context has none")
+    return context.language()
 
 
 def _first_stage(context: Context):
@@ -110,6 +118,12 @@ METHODS: dict[str, Method] = {
     "Exploit-Invalid": Method(policy(lambda c: routers.repeat(routers.spam_invalid)), exploits=True),
     "Exploit-RepeatNull": Method(policy(lambda c: routers.repeat(routers.repeat_null)), exploits=True),
     "Evidence-linear": Method(policy(lambda c: routers.rule_router(_learned(c, routers.rule_router)))),
+    "ReAct": Method(language, needs_language_model=True),
+    "AgentCF": Method(language, needs_language_model=True),
+    "MMA-SFT": Method(language, needs_language_model=True, randomness=True),
+    "MMA-Pooled": Method(language, needs_language_model=True, randomness=True),
+    "MMA-Auto": Method(language, needs_language_model=True, randomness=True),
+    "MMA-Interactive": Method(language, needs_language_model=True, randomness=True, asks=True),
     "Optimal-router": Method(bayes.optimal_router, fused=False, needs_world=True),
     "Bayes": Method(scorer(bayes.bayes), fused=False, needs_world=True),
 }
@@ -128,7 +142,8 @@ def plays(name: str, protocol: str, reference: str) -> bool:
 
 
 def chosen(names: str, world: bool) -> list[str]:
-    """Resolve config.methods. "scripted" stands for all that need no language model; the bounds need a generated world.
+    """Resolve config.methods. "scripted" stands for all that need no language model, "agents" for those that do; the
+    bounds need a generated world.
 
     Raises InputError for an unknown name, listing the known ones.
     """
@@ -136,8 +151,11 @@ def chosen(names: str, world: bool) -> list[str]:
     for name in filter(None, (part.strip() for part in names.split(","))):
         if name == "scripted":
             picked += [n for n, m in METHODS.items() if not m.needs_language_model and (world or not m.needs_world)]
+        elif name == "agents":
+            picked += [n for n, m in METHODS.items() if m.needs_language_model]
         elif name not in METHODS:
-            raise InputError(f"unknown method {name!r} in config.methods: known are scripted, {', '.join(METHODS)}")
+            known = ", ".join(("scripted", "agents", *METHODS))
+            raise InputError(f"unknown method {name!r} in config.methods: known are {known}")
         elif METHODS[name].needs_world and not world:
             raise InputError(f"method {name!r} needs data.source=generated: only there is the truth known")
         else:

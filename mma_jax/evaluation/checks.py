@@ -93,6 +93,18 @@ def listed(text: str) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
+def numbers(config, key: str) -> list[int]:
+    """A comma-separated setting as ascending whole numbers. Raises InputError if it has none or something else."""
+    text = value_of(config, key)
+    try:
+        found = sorted({int(part) for part in listed(text)})
+    except ValueError:
+        found = []
+    if not found or found[0] < 1:
+        raise InputError(f"config.{key}={text!r}: give positive whole numbers, comma-separated")
+    return found
+
+
 def options(config, protocol: str, summaries: str = "") -> Options:
     """The environment's options under a protocol. summaries: overrides the config's."""
     env = config.env

@@ -1,8 +1,6 @@
 """Reads and writes CLIP weights: transformers' and open_clip's public safetensors folders, and our own files.
 
-Only safetensors are read: they hold arrays and can run no code. Every tensor that the configuration asks for
-must be there with the right shape, and nothing else may be, so that a checkpoint of another architecture is
-refused instead of half loaded.
+Every tensor that the configuration asks for must be there with the right shape, and nothing else may be.
 """
 
 from __future__ import annotations
@@ -16,10 +14,10 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from mma_jax.models import clip
+from mma_jax.models import clip, tensors
 from mma_jax.types import InputError
 
 _BUFFERS = ("position_ids", "attn_mask")  # constants that some checkpoints carry along
@@ -77,7 +75,7 @@ def tokenizer(folder: str | os.PathLike, config: clip.ClipConfig) -> Callable[[S
 def save_own(path: str | os.PathLike, model: clip.Clip, config: clip.ClipConfig, notes: dict) -> None:
     """Writes PATH.safetensors in float16 and PATH.json with {"config": ..., **notes}, each atomically."""
     path = pathlib.Path(path)
-    arrays = {name: np.asarray(leaf[...]).astype(np.float16) for name, leaf in _parameters(model).items()}
+    arrays = {name: np.asarray(leaf[...]).astype(np.float16) for name, leaf in tensors.parameters(model).items()}
     weights, text = path.with_suffix(".safetensors"), path.with_suffix(".json")
     save_file(arrays, f"{weights}.part")
     os.replace(f"{weights}.part", weights)
@@ -92,19 +90,19 @@ def load_own(path: str | os.PathLike) -> tuple[clip.Clip, clip.ClipConfig, dict]
       InputError: a file is missing or is not what `save_own` writes.
     """
     path = pathlib.Path(path)
-    notes = _json(path.with_suffix(".json"))
+    notes = tensors.read_json(path.with_suffix(".json"))
     try:
         values = notes.pop("config")
         config = clip.ClipConfig(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
     except (KeyError, TypeError) as error:
         raise InputError(f"{path.with_suffix('.json')}: not the configuration of a CLIP ({error})") from None
-    table = {name: ((name,), "same") for name in _parameters(_skeleton(config))}
+    table = {name: ((name,), "same") for name in tensors.parameters(_skeleton(config))}
     return _fill(config, table, path.with_suffix(".safetensors")), config, notes
 
 
 def _open_clip_config(folder: pathlib.Path) -> clip.ClipConfig:
     path = folder / "open_clip_config.json"
-    values = _json(path)
+    values = tensors.read_json(path)
     model = values.get("model_cfg")
     if not isinstance(model, dict):
         raise InputError(f"{path}: no model_cfg; give a folder that open_clip wrote")
@@ -161,7 +159,7 @@ _OPEN_CLIP_TEXT_DEFAULTS = {
 
 def _transformers_config(folder: pathlib.Path) -> clip.ClipConfig:
     path = folder / "config.json"
-    values = _json(path)
+    values = tensors.read_json(path)
     if values.get("model_type") != "clip":
         raise InputError(f"{path}: model_type is {values.get('model_type')!r}, expected 'clip'")
     vision, text = values.get("vision_config", {}), values.get("text_config", {})
@@ -176,7 +174,7 @@ def _transformers_config(folder: pathlib.Path) -> clip.ClipConfig:
     preprocess = folder / "preprocessor_config.json"
     if not preprocess.is_file():
         return config
-    values = _json(preprocess)
+    values = tensors.read_json(preprocess)
     pixels = {ours: tuple(values[theirs]) for theirs, ours in _TRANSFORMERS_PIXELS.items() if theirs in values}
     return dataclasses.replace(config, **pixels)
 
@@ -273,47 +271,20 @@ def _skeleton(config: clip.ClipConfig) -> clip.Clip:
     return nnx.eval_shape(lambda: clip.Clip(config, nnx.Rngs(0)))
 
 
-def _parameters(model: clip.Clip) -> dict[str, nnx.Variable]:
-    return {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
-
-
 def _fill(config: clip.ClipConfig, table: Table, path: pathlib.Path) -> clip.Clip:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; only safetensors weights are read, convert other formats first")
     model = _skeleton(config)
-    try:
-        with safe_open(path, framework="flax") as tensors:
-            _check_names(table, set(tensors.keys()), path)
-            for name, leaf in _parameters(model).items():
-                leaf.set_value(_read(tensors, table[name], leaf.shape, path))
-    except SafetensorError as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error})") from None
+    with tensors.open_file(path) as file:
+        wanted = [source for sources, _ in table.values() for source in sources]
+        tensors.check_names(wanted, file.keys(), path, ignored=_BUFFERS)
+        for name, leaf in tensors.parameters(model).items():
+            leaf.set_value(_read(file, table[name], leaf.shape, path))
     return model
 
 
-def _check_names(table: Table, found: set[str], path: pathlib.Path) -> None:
-    wanted = {source for sources, _ in table.values() for source in sources}
-    if missing := sorted(wanted - found):
-        raise InputError(f"{path}: {len(missing)} tensors are missing, first {missing[0]}; does it fit its config?")
-    foreign = sorted(name for name in found - wanted if not name.endswith(_BUFFERS))
-    if foreign:
-        raise InputError(f"{path}: {len(foreign)} unexpected tensors, first {foreign[0]}; does it fit its config?")
-
-
-def _read(tensors: safe_open, recipe: tuple[tuple[str, ...], str], shape: tuple, path: pathlib.Path) -> jnp.ndarray:
+def _read(file: safe_open, recipe: tuple[tuple[str, ...], str], shape: tuple, path: pathlib.Path) -> jnp.ndarray:
     sources, layout = recipe
-    parts = [np.asarray(tensors.get_tensor(source)).astype(np.float32) for source in sources]
+    parts = [file.get_tensor(source).astype(np.float32) for source in sources]
     joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
     if joined.ndim != len(shape) or _LAYOUT[layout](joined).shape != shape:
         raise InputError(f"{path}: {sources[0]} has shape {parts[0].shape}, which does not fit the {shape} needed")
     return jnp.asarray(_LAYOUT[layout](joined))
-
-
-def _json(path: pathlib.Path) -> dict:
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot read this JSON file ({error})") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a JSON object")
-    return values

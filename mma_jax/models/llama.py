@@ -1,10 +1,11 @@
-"""Llama 3 (Grattafiori et al. 2024, arXiv:2407.21783) as Flax NNX modules, with the semantics of the public checkpoints.
+"""Llama 3 (Grattafiori et al. 2024, arXiv:2407.21783) as Flax NNX modules, with the semantics of public checkpoints.
 
 Grouped-query attention, rotary positions with Llama 3.1's scaling, RMSNorm before each half of a block, SwiGLU, head
 tied to the embedding or not. One layout of weights serves training and decoding: a list of blocks, not stacked arrays,
 since a decoding step that reads slices of a stack copies them first.
 
-B = batch, T = tokens, S = cache slots, E = width, H = query heads, K = key/value heads, D = head dimension, V = vocabulary.
+B = batch, T = tokens, S = cache slots, E = width, H = query heads, K = key/value heads, D = head dimension,
+V = vocabulary.
 """
 
 from __future__ import annotations
@@ -74,10 +75,17 @@ def rotate(x: jax.Array, position: jax.Array, freq: np.ndarray) -> jax.Array:
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x.dtype)
 
 
+class Linear(nnx.Linear):
+    """A matrix product over the last axis, all others flattened first: XLA:CPU's gradients are a third faster so."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+
 class Attention(nnx.Module):
     def __init__(self, config: LlamaConfig, dtype, param_dtype, rngs: nnx.Rngs):
-        def linear(inputs: int, outputs: int) -> nnx.Linear:
-            return nnx.Linear(inputs, outputs, use_bias=False, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        def linear(inputs: int, outputs: int) -> Linear:
+            return Linear(inputs, outputs, use_bias=False, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
         self.head_dim = config.head_dim
         self.q_proj = linear(config.width, config.heads * config.head_dim)
@@ -99,8 +107,8 @@ class MLP(nnx.Module):
     """SwiGLU (Shazeer 2020, arXiv:2002.05202)."""
 
     def __init__(self, config: LlamaConfig, dtype, param_dtype, rngs: nnx.Rngs):
-        def linear(inputs: int, outputs: int) -> nnx.Linear:
-            return nnx.Linear(inputs, outputs, use_bias=False, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        def linear(inputs: int, outputs: int) -> Linear:
+            return Linear(inputs, outputs, use_bias=False, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
         self.gate_proj = linear(config.width, config.hidden)
         self.up_proj = linear(config.width, config.hidden)
@@ -145,9 +153,7 @@ class Llama(nnx.Module):
 
     def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32):
         self.config = config
-        self.embed_tokens = nnx.Embed(
-            config.vocab_size, config.width, dtype=dtype, param_dtype=param_dtype, rngs=rngs
-        )
+        self.embed_tokens = nnx.Embed(config.vocab_size, config.width, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.layers = nnx.List([Block(config, dtype, param_dtype, rngs) for _ in range(config.layers)])
         self.norm = nnx.RMSNorm(
             config.width, epsilon=config.norm_epsilon, dtype=dtype, param_dtype=param_dtype, rngs=rngs

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from mma_jax.reports import tables
 from mma_jax.reports.load import Run, load_run
-from mma_jax.reports.sections import Section, all_sections
+from mma_jax.reports.section import Section
+from mma_jax.reports.sections import all_sections
 from mma_jax.reports.tables import Table
 
 

@@ -23,6 +23,10 @@ METRICS = ("ndcg@10", "mrr")
 """The per-episode columns that the figures use."""
 
 
+TRAINING_LOG = "panel.jsonl"
+"""One JSON object per iteration of a training run, in DIR/train/METHOD/SEED."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
     """The episodes of one method under one family; seeds are averaged within an episode."""
@@ -51,6 +55,9 @@ class Run:
     audit: tuple[dict, ...]
     statistics: dict[str, Any]
     config: dict[str, Any]
+    regret: tuple[dict, ...]
+    information: tuple[dict, ...]
+    training: dict[tuple[str, str], tuple[dict, ...]]  # (method, seed) -> lines of its TRAINING_LOG
 
     def unique(self, field: str) -> list[str]:
         """The values of a field of the rows as text, in order of first appearance."""
@@ -74,6 +81,9 @@ def load_run(directory: str | Path, max_traces: int) -> Run:
         audit=tuple(read_json(directory / "audit.json", [])),
         statistics=read_json(directory / "statistics.json", {}),
         config=read_json(directory / "config.json", {}),
+        regret=tuple(read_rows(directory / "regret.jsonl")),
+        information=tuple(read_rows(directory / "information.jsonl")),
+        training=read_training(directory / "train"),
     )
 
 
@@ -90,12 +100,21 @@ def read_json(path: Path, absent: Any) -> Any:
     return value
 
 
+def read_training(folder: Path) -> dict[tuple[str, str], tuple[dict, ...]]:
+    """(method, seed) -> the lines of its TRAINING_LOG; runs that have written none are left out."""
+    paths = sorted(folder.glob(f"*/*/{TRAINING_LOG}"), key=lambda path: (path.parts[-3], len(path.parts[-2]), path))
+    logs = {path.parts[-3:-1]: _parsed(path, path.read_text("utf-8").rpartition("\n")[0]) for path in paths}
+    return {key: tuple(lines) for key, lines in logs.items() if lines}  # after the last newline, training still writes
+
+
 def read_rows(path: Path) -> list[dict]:
     """The objects of a JSON-lines file that was written in one piece, none if it is missing."""
-    if not path.exists():
-        return []
+    return _parsed(path, path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def _parsed(path: Path, text: str) -> list[dict]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return [json.loads(line) for line in text.split("\n") if line]
     except ValueError as error:
         raise InputError(f"{path}: not JSON lines ({error}); delete it and run again") from error
 

@@ -61,26 +61,26 @@ def interval_panels(panels: dict[str, Sequence[Interval]], title: str, axis: str
     bottom = TOP + ROW * len(methods)
     width, height = left + len(panels) * (PANEL + GAP), bottom + BOTTOM + 14
 
-    parts = [_text(left - 10, TOP + ROW * (row + 0.5) + 4, method, "label end") for row, method in enumerate(methods)]
+    parts = [label(left - 10, TOP + ROW * (row + 0.5) + 4, method, "label end") for row, method in enumerate(methods)]
     for place, (name, entries) in enumerate(panels.items()):
         start = left + place * (PANEL + GAP)
 
         def across(value: float, start: int = start) -> float:
             return start + PANEL * (value - low) / (high - low)
 
-        parts.append(_text(start, TOP - 12, name, "facet"))
+        parts.append(label(start, TOP - 12, name, "facet"))
         parts.append(f'<rect class="frame" x="{start}" y="{TOP}" width="{PANEL}" height="{bottom - TOP}"/>')
         for value in ticks(low, high):
-            parts.append(_line(across(value), TOP, across(value), bottom, "grid"))
-            parts.append(_text(across(value), bottom + 16, f"{value:g}", "tick middle"))
+            parts.append(line(across(value), TOP, across(value), bottom, "grid"))
+            parts.append(label(across(value), bottom + 16, f"{value:g}", "tick middle"))
         parts += [
-            _line(across(entry.mean), TOP, across(entry.mean), bottom, "reference")
+            line(across(entry.mean), TOP, across(entry.mean), bottom, "reference")
             for entry in entries
             if entry.method == reference
         ]
         parts += [_mark(entry, across, TOP + ROW * (methods.index(entry.method) + 0.5), name) for entry in entries]
-    parts.append(_text(left, height - 4, axis, "tick"))
-    return _svg(width, height, title, parts)
+    parts.append(label(left, height - 4, axis, "tick"))
+    return svg(width, height, title, parts)
 
 
 def _mark(entry: Interval, across, y: float, panel: str) -> str:
@@ -89,7 +89,7 @@ def _mark(entry: Interval, across, y: float, panel: str) -> str:
     if entry.role == "bound":
         shape = f'<path d="M{x:.1f} {y - 5.5:.1f}l5.5 5.5l-5.5 5.5l-5.5 -5.5z"/>'
     tip = f"{entry.method}, {panel}: {entry.mean:.4f}, 95% interval {entry.low:.4f} to {entry.high:.4f}"
-    whisker = _line(across(entry.low), y, across(entry.high), y, "whisker")
+    whisker = line(across(entry.low), y, across(entry.high), y, "whisker")
     return f'<g class="mark {entry.role}"><title>{html.escape(tip)}</title>{whisker}{shape}</g>'
 
 
@@ -116,11 +116,11 @@ def rank_panels(before: np.ndarray, after: dict[str, np.ndarray], title: str) ->
         x0, y0 = (index % per_row) * (panel + GAP), (index // per_row) * (plot + 62)
         base = y0 + 24 + plot
         slot = (panel - inset) / len(names)
-        parts.append(_text(x0, y0 + 14, method, "facet"))
+        parts.append(label(x0, y0 + 14, method, "facet"))
         for level in ticks(0, top, 3):
-            parts.append(_line(x0, base - plot * level / top, x0 + panel, base - plot * level / top, "grid"))
-            parts.append(_text(x0, base - plot * level / top - 3, f"{level:.0%}", "tick"))
-        parts.append(_line(x0, base, x0 + panel, base, "axis"))
+            parts.append(line(x0, base - plot * level / top, x0 + panel, base - plot * level / top, "grid"))
+            parts.append(label(x0, base - plot * level / top - 3, f"{level:.0%}", "tick"))
+        parts.append(line(x0, base, x0 + panel, base, "axis"))
         for place, name in enumerate(names):
             x = x0 + inset + slot * place
             for value, kind, shift in ((first_stage[place], "before", 0.1), (share[place], "after", 0.5)):
@@ -130,12 +130,13 @@ def rank_panels(before: np.ndarray, after: dict[str, np.ndarray], title: str) ->
                     f'<rect class="{kind}" x="{x + slot * shift:.1f}" y="{base - tall:.1f}" '
                     f'width="{slot * 0.38:.1f}" height="{tall:.1f}"><title>{html.escape(tip)}</title></rect>'
                 )
-            parts.append(_text(x + slot / 2, base + 15, name, "tick middle"))
+            parts.append(label(x + slot / 2, base + 15, name, "tick middle"))
     columns = min(per_row, len(shares))
-    return _svg(columns * (panel + GAP), -(-len(shares) // per_row) * (plot + 62), title, parts)
+    return svg(columns * (panel + GAP), -(-len(shares) // per_row) * (plot + 62), title, parts)
 
 
-def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
+def svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
+    """A figure of that many pixels in a region that scrolls; parts: its SVG elements."""
     name = html.escape(title)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{name}"><svg role="img" aria-label="{name}" '
@@ -143,9 +144,11 @@ def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
     )
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    """A straight line; kind: its CSS class."""
     return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
-def _text(x: float, y: float, text: str, kind: str) -> str:
+def label(x: float, y: float, text: str, kind: str) -> str:
+    """Text whose baseline begins, or ends or is centered, at (x, y); kind: its CSS classes."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{html.escape(text)}</text>'

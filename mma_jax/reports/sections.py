@@ -13,33 +13,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mma_jax.reports import plots, tables
+from mma_jax.reports import beyond, plots, tables
 from mma_jax.reports.load import Run, Sample
+from mma_jax.reports.section import PROTOCOLS, Section, figure, short
 from mma_jax.reports.tables import Cell, Column, Table
+from mma_jax.reports.training import training_section
 from mma_jax.types import FAMILIES, LOMO, OOMA
 
 REFERENCE = "First-stage"
-
-PROTOCOLS = {
-    "ooma": (
-        "One observed modality (OOMA), target-positive pool",
-        "Only one modality survives, and the agent is not told which. The target is in every pool, so this measures "
-        "the order within a pool and nothing about retrieval.",
-    ),
-    "lomo": (
-        "Leave one modality out (LOMO), target-positive pool",
-        "All modalities, or all but one. The target is in every pool.",
-    ),
-    "full_catalog": (
-        "Full catalog, fixed pool",
-        "The first stage’s top candidates as they are: a target that it did not find counts as zero, for every method "
-        "alike, so Recall@100 is the same for all that share the pool.",
-    ),
-    "interactive": (
-        "With clarification questions",
-        "Ask_User is allowed and answers from surviving evidence: an upper bound, not a deployment claim.",
-    ),
-}
 
 RANKING = ("ndcg@10", "ndcg@20", "hr@10", "hr@20", "mrr", "recall@100", "alpha")
 DIAGNOSTICS = (
@@ -63,26 +44,22 @@ ROUTING_NOTE = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """A part of the page; tables.md and tables.tex take its tables and leave the figures."""
-
-    slug: str  # of a-z, 0-9 and hyphens: it becomes an id
-    title: str
-    lead: str  # shown above the parts, if there are any
-    parts: tuple[Table | str, ...]  # tables, and HTML that is safe already
-    absent: str = ""  # what is missing and which run makes it
-
-
 def all_sections(run: Run, n_resamples: int, seed: int) -> tuple[Section, ...]:
-    """The report from top to bottom; the last two arguments are the bootstrap's."""
+    """The report from top to bottom; the last two arguments are the bootstrap's.
+
+    Training and the analyses of `beyond` are left out where no run has made their files.
+    """
     return (
         _data(run),
         *_protocols(run, n_resamples, seed),
         _recalled(run),
         _comparisons(run),
         _diagnostics(run),
+        *beyond.stress_section(run),
+        *beyond.regret_section(run),
+        *beyond.information_section(run),
         _ranks(run),
+        *training_section(run),
         _audit(run),
         _traces(run),
         _config(run),
@@ -97,7 +74,7 @@ def _data(run: Run) -> Section:
     recall = run.statistics.get("recall")
     if recall:
         columns = [name for name in recall[0] if name != "source"]
-        lines = [[str(row["source"]), *(_figure(row.get(name)) for name in columns)] for row in recall]
+        lines = [[str(row["source"]), *(figure(row.get(name)) for name in columns)] for row in recall]
         headers = ("Source", *(name.capitalize() for name in columns))
         table = tables.plain_table("First-stage recall before the target is inserted", headers, lines, 1)
         counts = "; ".join(f"{part} {n:,}" for part, n in run.statistics.get("without_history", {}).items())
@@ -119,10 +96,10 @@ def _protocols(run: Run, n_resamples: int, seed: int) -> Iterator[Section]:
         parts: list[Table | str] = []
         if families:
             columns = [Column(tables.family_name(family), "ndcg@10", family) for family in (*families, "all")]
-            parts.append(tables.tabulate(rows, f"{_short(protocol)}: NDCG@10 by surviving evidence", columns))
+            parts.append(tables.tabulate(rows, f"{short(protocol)}: NDCG@10 by surviving evidence", columns))
         others = [row["metric"] for row in rows if not _is_diagnostic(row["metric"])]
         metrics = _present(rows, "metric", (*RANKING, *others))
-        parts.append(tables.tabulate(rows, f"{_short(protocol)}: all episodes", _columns(metrics, "all")))
+        parts.append(tables.tabulate(rows, f"{short(protocol)}: all episodes", _columns(metrics, "all")))
         parts += _panels(run, protocol, n_resamples, seed)
         slug = re.sub(r"[^a-z0-9]+", "-", protocol.lower())
         yield Section(slug, title, lead, tuple(part for part in parts if _filled(part)))
@@ -138,10 +115,6 @@ def _columns(metrics: Sequence[str], subset: str | None) -> list[Column]:
 
 def _filled(part: Table | str) -> bool:
     return bool(part.lines if isinstance(part, Table) else part)
-
-
-def _short(protocol: str) -> str:
-    return {"ooma": "OOMA", "lomo": "LOMO"}.get(protocol, protocol.replace("_", " ").capitalize())
 
 
 def _present(rows: Sequence[dict], field: str, known: Sequence[str]) -> list[str]:
@@ -160,7 +133,7 @@ def _panels(run: Run, protocol: str, n_resamples: int, seed: int) -> Iterator[st
             role = tables.ROLES.get(method, "")
             entry = plots.interval(method, role, sample.values["ndcg@10"], sample.users, n_resamples, seed)
             panels.setdefault(tables.family_name(key[2]), []).append(entry)
-        title = f"{dataset}, {_short(protocol)}: NDCG@10 per family and method"
+        title = f"{dataset}, {short(protocol)}: NDCG@10 per family and method"
         yield (
             f"<h3>{html.escape(title)}</h3>{plots.interval_panels(panels, title, 'NDCG@10', REFERENCE)}"
             f'<p class="figure-note">Mean and 95% interval over episodes (bootstrap of users, {n_resamples:,} '
@@ -181,7 +154,7 @@ def _recalled(run: Run) -> Section:
         # A fixed pool has nothing inserted: what was not recalled scores zero there.
         if split and protocol != "full_catalog":
             columns = [Column(tables.family_name(name), "ndcg@10", name) for name in ("all", *split)]
-            parts.append(tables.tabulate(rows, f"{_short(protocol)}: NDCG@10, recalled and inserted apart", columns))
+            parts.append(tables.tabulate(rows, f"{short(protocol)}: NDCG@10, recalled and inserted apart", columns))
     lead = (
         "Recalled: the first stage found the target by itself. Inserted: it did not, and the target was put into the "
         "pool. A method that shines only on inserted targets may be reading the pool’s construction."
@@ -196,7 +169,7 @@ def _comparisons(run: Run) -> Section:
         rows = [row for row in run.comparisons if row["protocol"] == protocol]
         whole = [row for row in rows if row["subset"] == "all"]
         by_family = [row for row in rows if row["subset"] != "all"]
-        title = f"{_short(protocol)}: paired comparisons over the same episodes"
+        title = f"{short(protocol)}: paired comparisons over the same episodes"
         parts.append(_comparison_table(title, whole))
         parts.append(dataclasses.replace(_comparison_table(f"{title}, by family", by_family), folded=True))
     found = tuple(part for part in parts if part.lines)
@@ -214,12 +187,12 @@ def _comparison_table(title: str, rows: Sequence[dict]) -> Table:
             f"{tables.family_name(row['subset'])}, {tables.metric_of(row['metric']).header}",
             f"{row['a']} − {row['b']}",
             f"{row['n']:,}",
-            _figure(row["mean_delta"], "{:+.4f}"),
-            f"{_figure(row['ci_low'], '{:+.4f}')} to {_figure(row['ci_high'], '{:+.4f}')}",
+            figure(row["mean_delta"], "{:+.4f}"),
+            f"{figure(row['ci_low'], '{:+.4f}')} to {figure(row['ci_high'], '{:+.4f}')}",
             _p_value(row["p"]),
             Cell(_p_value(row["p_holm"]), best=row["p_holm"] is not None and row["p_holm"] < SIGNIFICANT),
-            _figure(row["cliffs_delta"], "{:+.3f}"),
-            _figure(row["rank_biserial"], "{:+.3f}"),
+            figure(row["cliffs_delta"], "{:+.3f}"),
+            figure(row["rank_biserial"], "{:+.3f}"),
         ]
         for row in rows
     ]
@@ -238,11 +211,11 @@ def _diagnostics(run: Run) -> Section:
         families = [row for row in rows if row["subset"] in FAMILIES]
         played = _present(rows, "metric", DIAGNOSTICS)
         endings = [name for name in dict.fromkeys(row["metric"] for row in rows) if name.startswith(ENDINGS)]
-        title = f"{_short(protocol)}: how the agents played"
+        title = f"{short(protocol)}: how the agents played"
         parts.append(tables.tabulate(rows, title, _columns(played, "all")))
         by_family = tables.tabulate(families, f"{title}, by family", _columns(played, None), by_subset=True)
         parts.append(dataclasses.replace(by_family, folded=True))
-        ended = tables.tabulate(rows, f"{_short(protocol)}: how episodes ended", _columns(endings, "all"))
+        ended = tables.tabulate(rows, f"{short(protocol)}: how episodes ended", _columns(endings, "all"))
         parts.append(dataclasses.replace(ended, folded=True))
     found = tuple(part for part in parts if part.lines)
     absent = "" if found else "No row tells how agents played; --config.run=evaluate writes them for all that do."
@@ -255,7 +228,7 @@ def _ranks(run: Run) -> Section:
         ranks = _target_ranks(run, dataset, protocol)
         before = ranks.pop(REFERENCE, None)
         if before is not None and ranks:
-            title = f"{dataset}, {_short(protocol)}: the target’s rank"
+            title = f"{dataset}, {short(protocol)}: the target’s rank"
             parts.append(f"<h3>{html.escape(title)}</h3>" + plots.rank_panels(before, ranks, title))
     lead = (
         "Share of episodes by the target’s rank. Gray: first stage. Blue: after reranking. A rank is one over the "
@@ -281,8 +254,8 @@ def _audit(run: Run) -> Section:
             str(check["dataset"]),
             str(check["check"]),
             Cell("✓ pass", kind="pass") if check["pass"] else Cell("✗ FAIL", kind="fail"),
-            _figure(check["value"], "{:.4g}"),
-            _figure(check["threshold"], "{:.4g}"),
+            figure(check["value"], "{:.4g}"),
+            figure(check["threshold"], "{:.4g}"),
             Cell(". ".join(filter(None, [check.get("meaning"), check.get("detail")])), kind="words"),
         ]
         for check in sorted(run.audit, key=lambda check: check["dataset"])
@@ -328,13 +301,6 @@ def _missing(run: Run, name: str, made_by: str, found: Sequence[Any]) -> str:
         return ""
     state = "holds nothing to show" if (run.directory / name).exists() else "is missing"
     return f"{name} {state} in {run.directory}; --config.run={made_by} writes it."
-
-
-def _figure(value: Any, form: str = "{:.4f}") -> str:
-    """A fraction in the given form, anything else in words, nothing for None and nan."""
-    if value is None or value != value:
-        return ""
-    return form.format(value) if isinstance(value, float) else str(value)
 
 
 def _p_value(value: float | None) -> str:

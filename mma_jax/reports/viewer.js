@@ -84,6 +84,34 @@
     ];
   }
 
+  // --- what if this call had been told something else -------------------------------------------------
+
+  const changesAt = (trace, turn) => (trace.counterfactuals || []).filter((entry) => entry.turn === turn);
+  const route = (turns) => turns.map((turn) => turn.tool || "unreadable action").join(" → ") || "the end";
+
+  function whatIf(trace, entry) {
+    const told = entry.change === "flip"
+      ? "What if this modality had survived?"
+      : "What if another user’s answer had come back? (" + entry.donor + ")";
+    const rows = [
+      ["Then", route(trace.turns.slice(entry.turn)), route(entry.turns.slice(1))],
+      ["Target’s rank", fixed(entry.rank_before), fixed(entry.rank_after)],
+      ["NDCG@10", fixed(entry.ndcg_before, 4), fixed(entry.ndcg_after, 4)],
+      ["Return", signed(entry.return_before), signed(entry.return_after)],
+      ["First candidates", entry.top_before.join(", "), entry.top_after.join(", ")],
+      ["Stopped because", trace.stop_reason.replace(/_/g, " "), entry.stop_reason.replace(/_/g, " ")],
+    ];
+    const head = ["", "as played", "changed"].map((name) => element("th", { scope: "col" }, name));
+    const body = rows.map(([name, before, after]) => element("tr", { class: before === after ? null : "differs" },
+      element("th", { scope: "row" }, name), element("td", {}, before), element("td", {}, after)));
+    const after = entry.turns.slice(1).map((turn, place) => element("div", {},
+      element("h4", {}, "Turn " + (entry.turn + 1 + place)), turnStep(turn)));
+    return element("section", { class: "block whatif" }, element("h4", {}, told),
+      element("table", {}, element("thead", {}, element("tr", {}, head)), element("tbody", {}, body)),
+      element("details", {}, element("summary", {}, "What it was told, and what it did"),
+        block("Observation", entry.turns[0].observation), after));
+  }
+
   function timeline(trace) {
     let total = 0;
     const items = [["Prompt", "", ""]].concat(
@@ -101,16 +129,19 @@
         on: { click: () => go(state.trace, index) },
       },
       element("span", { class: "name" }, (index ? index + ". " : "") + name),
-      element("span", { class: "result" }, kind === "null" ? "Null" : kind),
+      element("span", { class: "result" }, (kind === "null" ? "Null" : kind) + (changesAt(trace, index).length ? " what if" : "")),
       element("span", { class: "reward" }, reward)))));
   }
+
+  // Recorded by agents with a value head only.
+  const expected = (turn) => (typeof turn.value === "number" ? ", expected before it " + signed(turn.value) : "");
 
   function step(trace) {
     const last = trace.turns.length;
     const title = state.turn ? "Turn " + state.turn + " of " + last : "Prompt";
     const turn = trace.turns[state.turn - 1];
     const total = trace.turns.slice(0, state.turn).reduce((sum, t) => sum + t.reward, 0);
-    const reward = turn ? "reward " + signed(turn.reward) + ", return so far " + signed(total) : "";
+    const reward = turn ? "reward " + signed(turn.reward) + ", return so far " + signed(total) + expected(turn) : "";
     const move = (by, label, sign) => element("button", {
       type: "button", "aria-label": label, disabled: state.turn + by < 0 || state.turn + by > last,
       on: { click: () => go(state.trace, state.turn + by) },
@@ -118,7 +149,8 @@
     return element("div", { class: "step" },
       element("header", {}, element("h3", {}, title), element("span", { class: "reward" }, reward),
         move(-1, "previous turn", "←"), move(1, "next turn", "→")),
-      turn ? turnStep(turn) : promptStep(trace));
+      turn ? turnStep(turn) : promptStep(trace),
+      changesAt(trace, state.turn).map((entry) => whatIf(trace, entry)));
   }
 
   // --- the outcome ----------------------------------------------------------------------------------

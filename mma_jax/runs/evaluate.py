@@ -9,11 +9,12 @@ from tqdm import tqdm
 
 from mma_jax.agents.registry import METHODS, Context, plays
 from mma_jax.evaluation import judge
-from mma_jax.evaluation.checks import seeds
+from mma_jax.evaluation.checks import listed, seeds
 from mma_jax.evaluation.compare import compare_all
 from mma_jax.evaluation.experiment import Experiment
 from mma_jax.evaluation.results import Cell, ResultLog, read_episodes
 from mma_jax.runs import prepare
+from mma_jax.runs.agents import Agents
 from mma_jax.runs.prepare import experiment
 from mma_jax.runs.workdir import write_atomically
 from mma_jax.types import InputError
@@ -29,11 +30,12 @@ def run(config, directory: Path, dry_run: bool) -> None:
         Cell(made.dataset.name, protocol, name, seed)
         for protocol in made.protocols
         for name in names
-        if plays(name, protocol, config.eval.reference)
+        if plays(name, protocol, config.eval.reference) and _is_asked(config, name, protocol)
         for seed in seeds(config)[: None if METHODS[name].randomness else 1]
     ]
     if not cells:
         raise InputError(f"config.methods={config.methods!r} has nothing to play in protocols {config.protocols!r}")
+    agents = Agents(made)
     with ResultLog(directory) as log:
         open_cells = [cell for cell in cells if not log.done(cell)]
         comparisons = directory / "comparisons.jsonl"
@@ -41,7 +43,7 @@ def run(config, directory: Path, dry_run: bool) -> None:
             comparisons.unlink(missing_ok=True)  # a kill from here on must not leave it without the new methods
         for cell in (bar := tqdm(open_cells, desc="evaluate")):
             bar.set_postfix_str(f"{cell.protocol} {cell.method}")
-            log.write(cell, *evaluate_cell(made, cell))
+            log.write(cell, *evaluate_cell(made, cell, agents))
     if not comparisons.exists():
         rows = compare_all(read_episodes(directory), config.eval.reference, config.eval.bootstrap)
         if not rows:
@@ -49,7 +51,12 @@ def run(config, directory: Path, dry_run: bool) -> None:
         write_atomically(comparisons, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def evaluate_cell(made: Experiment, cell: Cell) -> tuple[list[dict], list[dict], list[dict]]:
+def _is_asked(config, name: str, protocol: str) -> bool:
+    """Language models are slow: they may be asked to play fewer protocols than scripts do."""
+    return not METHODS[name].needs_language_model or protocol in listed(config.eval.language_protocols)
+
+
+def evaluate_cell(made: Experiment, cell: Cell, agents: Agents) -> tuple[list[dict], list[dict], list[dict]]:
     """Fit on training episodes, choose alpha on validation, judge on test: (result rows, episode rows, traces)."""
     config, method = made.config, METHODS[cell.method]
     families = made.families(cell.protocol)
@@ -62,6 +69,7 @@ def evaluate_cell(made: Experiment, cell: Cell) -> tuple[list[dict], list[dict],
         world=made.world,
         seed=cell.seed,
         batch=config.eval.batch,
+        language=lambda: agents.player(cell.method, cell.seed),
     )
     play = method.make(context)
     alpha = 0.0

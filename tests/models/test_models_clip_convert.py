@@ -9,7 +9,7 @@ from flax import nnx
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from mma_jax.models import clip, clip_convert
+from mma_jax.models import clip, clip_convert, tensors
 from mma_jax.types import InputError
 
 RNG = np.random.default_rng(0)
@@ -111,7 +111,7 @@ def write_as_open_clip(folder, config, model):
     inverse = {"same": lambda x: x, "linear": lambda x: x.T, "conv": lambda x: x.transpose(3, 2, 0, 1)}
     arrays = {
         table[name][0][0]: np.array(inverse[table[name][1]](np.asarray(leaf[...])), order="C")
-        for name, leaf in clip_convert._parameters(model).items()
+        for name, leaf in tensors.parameters(model).items()
     }
     save_file(arrays, folder / "open_clip_model.safetensors")
     model_config = dict(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mma_jax.evaluation.regret import LOSSES
 from mma_jax.evaluation.results import Cell, ResultLog
 from mma_jax.types import FAMILIES, LOMO, OOMA
 
@@ -55,6 +56,42 @@ def write_run(directory: Path, datasets=("ml-100k",), seeds=(0,), pool=20, episo
     (directory / "statistics.json").write_text(json.dumps(STATISTICS))
     (directory / "config.json").write_text(json.dumps(CONFIG))
     return directory
+
+
+def write_analyses(directory: Path, seeds=(0, 1), iterations=30, seed=0) -> Path:
+    """Add what evaluate and ppo leave beyond the results: regret, information, training logs of MMA-Auto."""
+    rng = np.random.default_rng(seed)
+    regret, calls = [], []
+    for run_seed in seeds:
+        for method in ("RuleRouter-Fuse", "MMA-Auto"):
+            head = {"dataset": "ml-100k", "protocol": "ooma", "method": method, "seed": run_seed}
+            for subset in ("all", *OOMA):
+                losses = dict(zip(LOSSES, rng.uniform(-0.02, 0.2, 5).tolist(), strict=True))
+                regretted = losses["routing"] + losses["scoring"] + losses["fusion"]
+                values = {**losses, "regret": regretted, "achieved": 1 - sum(losses.values())}
+                regret += [
+                    {**head, "subset": subset, "part": part, "value": value, "se": 0.0123, "n": 60}
+                    for part, value in values.items()
+                ]
+        for n in range(200):
+            gain = float(rng.normal(0, 0.1))
+            call = {"episode_id": f"e{n}", "subset": "text_only", "turn": 1, "null": n % 2 == 0}
+            call["tool"] = "Analyze_Text" if n % 3 else "Retrieve_Graph"
+            calls.append({**head, **call, "predicted": gain, "realized": 0.1 + gain + float(rng.normal(0, 0.05))})
+        log = directory / "train" / "MMA-Auto" / str(run_seed) / "panel.jsonl"
+        log.parent.mkdir(parents=True)
+        log.write_text("".join(json.dumps(_iteration(rng, n, run_seed)) + "\n" for n in range(iterations)))
+    (directory / "regret.jsonl").write_text("".join(json.dumps(row) + "\n" for row in regret))
+    (directory / "information.jsonl").write_text("".join(json.dumps(row) + "\n" for row in calls))
+    return directory
+
+
+def _iteration(rng, n, run_seed):
+    families = {f"{part}/{f}": 0.2 + 0.01 * n + 0.05 * rng.normal() for part in ("reward", "query") for f in OOMA}
+    stability = {"entropy": 2 / (1 + n), "clip_fraction": 0.1, "kl": 1e-3 * n, "explained_variance": 1 - 1 / (1 + n)}
+    rates = {"dlogp_p95": 1e-5, "dlogp_max": 1e-4, "invalid_rate": 0.1 / (1 + n), "repeat_null_rate": 0.0}
+    alarms = ["entropy below 0.1"] if n == 7 + run_seed else []
+    return {"iteration": n, "alarms": alarms, **families, **stability, **rates, "seconds": 3.0, "learning_rate": 1e-5}
 
 
 CONFIG = {"run": "all", "seed": 0, "data": {"root": "../data", "name": "ml-100k"}, "pool": {"mode": "calibrated"}}
@@ -153,6 +190,7 @@ def _trace(rng, method, row, pool):
                     "reward": -0.02,
                     "error": "",
                     "null": not present,
+                    "value": 0.1234 if method == "MMA-Auto" else None,
                 }
             )
         turns.append(
@@ -206,6 +244,18 @@ def _trace(rng, method, row, pool):
         "target_rank_before": int(before[target]),
         "target_rank_after": int(after[target]),
         "ndcg@10": row["ndcg@10"],
+        "counterfactuals": [_counterfactual(turns, n) for n in range(2)] if method == "MMA-Auto" else [],
+    }
+
+
+def _counterfactual(turns, n):
+    flipped = turns[n]["null"]
+    told = {**turns[n], "observation": f"instead {HOSTILE}", "null": False}
+    return {
+        **{"turn": n + 1, "change": "flip" if flipped else "swap", "donor": None if flipped else "ooma-else"},
+        **{"turns": [told, turns[-1]], "stop_reason": "scored", "rank_before": 7, "rank_after": 1},
+        **{"ndcg_before": 0.3333, "ndcg_after": 1.0, "return_before": 0.0733, "return_after": 0.96},
+        **{"top_before": ["3", "1"], "top_after": ["1", "3"]},
     }
 
 

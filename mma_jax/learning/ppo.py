@@ -1,0 +1,404 @@
+"""Multi-turn PPO with GAE over turns (MMA Eq. 4-6, DESIGN §5.9).
+
+Episodes come from `collect`, which learning knows nothing about. The policy is softmax(logits / T) everywhere: in the
+sampler, in pi_old (which the trainer's own forward pass recomputes), in the reference and in the entropy.
+
+N = episodes of an iteration, T = tokens, M = turns at most.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from tqdm import tqdm
+
+from mma_jax.learning import losses, returns
+from mma_jax.learning.checkpoint import Checkpoints
+from mma_jax.learning.panel import Panel
+from mma_jax.learning.sequences import Batch, Sequence, bucket_of, pad, siblings
+from mma_jax.learning.state import TrainState, adam, apply, create, for_policy_and_value, stop_if_stuck
+from mma_jax.types import InputError
+
+BASELINES = ("value", "siblings")
+"""What an advantage is measured against: V alone, or also the luck of the episode's other samples."""
+
+LENGTHS = (16, 64, 256)
+"""Upper edges of the bins of turn length, in tokens, by which clip fractions are reported; one more bin above."""
+
+Collect = Callable[[nnx.State, int], tuple[list[Sequence], dict[str, float]]]
+"""collect(params, iteration) -> sequences of config.prompts episodes x config.samples, and what else it measured."""
+
+
+class Old(NamedTuple):
+    """What was true before the iteration's first update, by row; figures are in nats."""
+
+    logprobs: np.ndarray  # float32 [N, T], of pi_old
+    reference: np.ndarray  # float32 [N, T], of the SFT policy
+    entropy: np.ndarray  # float32 [N, T]
+    values: np.ndarray  # float32 [N, M]
+
+
+class Targets(NamedTuple):
+    """What turns are worth."""
+
+    advantages: np.ndarray  # float32 [N, M]
+    returns: np.ndarray  # float32 [N, M], what V is fitted to
+    to_go: np.ndarray  # float32 [N, M], the discounted rewards to come
+
+
+def check(config: Any) -> None:
+    """Raises InputError where config.ppo cannot be meant."""
+    for name, known in (("ratio", losses.RATIOS), ("baseline", BASELINES)):
+        if config[name] not in known:
+            raise InputError(f"ppo.{name}={config[name]} is not known: choose one of {', '.join(known)}")
+    for name in ("temperature", "clip", "prompts", "samples", "epochs", "minibatches", "micro_batch"):
+        if not config[name] > 0:
+            raise InputError(f"ppo.{name}={config[name]}: must be above 0")
+    for name in ("gamma", "lam"):
+        if not 0 <= config[name] <= 1:
+            raise InputError(f"ppo.{name}={config[name]}: must be between 0 and 1")
+    if config.baseline == "siblings" and config.samples < 2:
+        raise InputError("ppo.baseline=siblings compares samples of one episode: set ppo.samples to 2 or more")
+    if config.minibatches > config.prompts * config.samples:
+        raise InputError(f"ppo.minibatches={config.minibatches} is more than there are episodes: prompts x samples")
+
+
+def init(params: nnx.State, config: Any) -> TrainState:
+    """A state before the first update. `params`: heads.TRAINABLE of an ActorCritic; `config`: config.ppo."""
+    return create(params, _optimizer(config))
+
+
+def _optimizer(config: Any) -> optax.GradientTransformationExtraArgs:
+    policy, value = (adam(rate, config.warmup, config.max_grad_norm, 0.0) for rate in (config.lr, config.value_lr))
+    return for_policy_and_value(policy, value)
+
+
+@functools.partial(jax.jit, static_argnames=("baseline", "whiten"))
+def targets(
+    batch: Batch,
+    values: jax.Array,
+    group: jax.Array,
+    *,
+    gamma: float,
+    lam: float,
+    baseline: str,
+    whiten: bool,
+) -> Targets:
+    """Advantages and returns of a global batch, from rewards and values alone: no token enters.
+
+    Args:
+        batch: rewards and turn_mask of it are used, [N, M].
+        values: float32 [N, M], V(H_t).
+        group: int32 [N], `sequences.siblings`.
+        gamma, lam, baseline, whiten: of config.ppo.
+    """
+    over_episodes = functools.partial(jax.vmap, in_axes=(0, 0, 0, None, None))
+    advantages, goals = over_episodes(returns.gae)(batch.rewards, values, batch.turn_mask, gamma, lam)
+    to_go = jax.vmap(returns.rewards_to_go, (0, 0, None))(batch.rewards, batch.turn_mask, gamma)
+    if baseline == "siblings":
+        luck = returns.sibling_luck(to_go[:, 0] - values[:, 0], group, len(group))
+        advantages = jnp.where(batch.turn_mask, advantages - luck[:, None], 0.0)
+    if whiten:
+        advantages = returns.whiten(advantages, batch.turn_mask)
+    return Targets(advantages, goals, to_go)
+
+
+def make_update(graphdef: nnx.GraphDef, config: Any, buckets: tuple[int, ...], turns: int, directory: Path) -> Callable:
+    """One PPO iteration's learning: config.epochs passes over the episodes, in config.minibatches updates each.
+
+    Each minibatch is split into micro-batches of config.micro_batch rows of about the same length, whose gradients are
+    summed; what they are divided by is counted over the whole minibatch, so the split changes nothing.
+
+    Args:
+        graphdef: of the ActorCritic, split by heads.TRAINABLE.
+        config: config.ppo.
+        buckets: lengths that may be compiled.
+        turns: M.
+        directory: where the batch goes if training has to stop.
+
+    Returns:
+        update(state, frozen, reference, sequences, rng: np.random.Generator, value_only=False) -> (state, figures). It
+        consumes `state`; `reference` has the structure of state.params, and with `value_only` the policy stays.
+
+    Raises:
+        InputError: a setting that cannot be meant. `update` raises it for sequences that fit no bucket, and
+            FloatingPointError after config.nonfinite_limit updates in a row that were not finite.
+    """
+    check(config)
+    if min(buckets) < turns:
+        raise InputError(f"a length bucket of {min(buckets)} tokens cannot hold {turns} turns: leave it out")
+    optimizer = _optimizer(config)
+
+    def forward(params: nnx.State, frozen: nnx.State, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+        actor_critic = nnx.merge(graphdef, params, frozen)
+        model = actor_critic.model
+        hidden = model(batch.tokens, remat=config.remat)
+        measured = losses.token_logprobs(model.logits, hidden, batch.tokens, batch.action, config.temperature)
+        at_starts = jnp.take_along_axis(hidden, batch.starts[..., None], axis=1)
+        return *measured, jnp.where(batch.turn_mask, actor_critic.values(at_starts), 0.0)
+
+    def loss_fn(params: nnx.State, frozen: nnx.State, batch: Batch, old: Old, goal: Targets, counts: dict):
+        logprobs, entropy, values = forward(params, frozen, batch)
+        loss, figures = objective(logprobs, entropy, values, batch, old, goal, counts, config)
+        return loss, {"loss": loss, **figures}
+
+    measure = jax.jit(forward)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def accumulate(total: nnx.State, params: nnx.State, frozen: nnx.State, *inputs: Any) -> tuple[nnx.State, dict]:
+        gradient, figures = jax.grad(loss_fn, has_aux=True)(params, frozen, *inputs)
+        return jax.tree.map(jnp.add, total, gradient), figures
+
+    @functools.partial(jax.jit, donate_argnums=(0, 2))
+    def apply_sum(state: TrainState, loss: jax.Array, gradient: nnx.State, learn_policy: bool):
+        return apply(optimizer, state, loss, gradient, learn_policy)
+
+    def look(params: nnx.State, reference: nnx.State, frozen: nnx.State, batch: Batch, lengths: np.ndarray) -> Old:
+        old = Old(
+            *(np.zeros(batch.tokens.shape, np.float32) for _ in range(3)), np.zeros(batch.rewards.shape, np.float32)
+        )
+        for rows, width in micro_batches(np.arange(len(lengths)), lengths, config.micro_batch, buckets):
+            part = crop(batch, rows, width)
+            mine, theirs = jax.device_get((measure(params, frozen, part), measure(reference, frozen, part)))
+            for field, found in zip(old, (mine[0], theirs[0], mine[1]), strict=False):
+                field[rows, :width] = found
+            old.values[rows] = mine[2]
+        return old
+
+    def update(
+        state: TrainState,
+        frozen: nnx.State,
+        reference: nnx.State,
+        sequences: list[Sequence],
+        rng: np.random.Generator,
+        value_only: bool = False,
+    ) -> tuple[TrainState, dict[str, float]]:
+        count, lengths = len(sequences), np.array([len(sequence) for sequence in sequences])
+        batch = pad(sequences, buckets, turns, rows=count + 1)  # the last row is empty: it fills up micro-batches
+        old = look(state.params, reference, frozen, batch, lengths)
+        goal = jax.device_get(
+            targets(
+                batch,
+                old.values,
+                np.append(siblings(sequences), count).astype(np.int32),
+                gamma=config.gamma,
+                lam=config.lam,
+                baseline=config.baseline,
+                whiten=config.whiten,
+            )
+        )
+        figures = [describe(sequences, batch, old, goal)]
+        for _ in range(config.epochs):
+            for rows in np.array_split(rng.permutation(count), config.minibatches):
+                counts = {
+                    "tokens": np.float32(batch.action[rows].sum()),
+                    "turns": np.float32(batch.turn_mask[rows].sum()),
+                }
+                total, parts = jax.tree.map(jnp.zeros_like, state.params), []
+                for micro, width in micro_batches(rows, lengths, config.micro_batch, buckets):
+                    inputs = (crop(part, micro, width) for part in (batch, old, goal))
+                    total, part = accumulate(total, state.params, frozen, *inputs, counts)
+                    parts.append(part)
+                summed = _sum(jax.device_get(parts))
+                state, norms = apply_sum(state, summed["loss"], total, not value_only)
+                stop_if_stuck(state, config.nonfinite_limit, _arrays(batch, old, goal, rows), directory)
+                figures.append({**_fractions(summed), **jax.device_get(norms)})
+        return state, _mean(figures)
+
+    return update
+
+
+def objective(
+    logprobs: jax.Array,
+    entropy: jax.Array,
+    values: jax.Array,
+    batch: Batch,
+    old: Old,
+    goal: Targets,
+    counts: dict[str, jax.Array],
+    config: Any,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """A micro-batch's share of the loss of its minibatch.
+
+    L = -mean min(rho A, clip(rho) A) + kl mean k3 - entropy mean H + mean (V - G)^2 / 2
+
+    The first mean is over action tokens for ppo.ratio=token and over turns for the others; the second and third over
+    action tokens, the last over turns. Since V's gradient reaches only the value head, which has an optimizer of its
+    own, its term needs no weight.
+
+    Args:
+        logprobs, entropy: float32 [N, T] under the parameters being trained.
+        values: float32 [N, M].
+        batch, old, goal: the same rows.
+        counts: action tokens and turns of the minibatch.
+        config: config.ppo.
+
+    Returns:
+        The share, and shares of figures that add up over micro-batches (`ratio_max` excepted).
+    """
+    turns = batch.turn_mask.shape[1]
+    log_ratios = functools.partial(losses.log_ratios, turns=turns, kind=config.ratio)
+    ratio = jnp.exp(jax.vmap(log_ratios)(logprobs, old.logprobs, batch.turn))
+    length = jax.vmap(lambda turn: losses.by_turn(jnp.ones(turn.shape), turn, turns))(batch.turn)
+    advantages, mask, unit = goal.advantages, batch.turn_mask, "turns"
+    if config.ratio == "token":
+        spread = jax.vmap(losses.per_token)
+        advantages, length = spread(advantages, batch.turn), spread(length, batch.turn)
+        mask, unit = batch.action, "tokens"
+
+    def mean(x: jax.Array, mask: jax.Array, unit: str) -> jax.Array:
+        return jnp.where(mask, x, 0.0).sum() / jnp.maximum(counts[unit], 1)
+
+    policy_loss = -mean(losses.surrogate(ratio, advantages, config.clip), mask, unit)
+    value_loss = mean(losses.squared_error(values, goal.returns), batch.turn_mask, "turns")
+    kl = mean(losses.k3(logprobs, old.reference), batch.action, "tokens")
+    loss = policy_loss + value_loss + config.kl * kl - config.entropy * mean(entropy, batch.action, "tokens")
+
+    in_bin = mask & (jnp.digitize(length, np.array(LENGTHS), right=True) == np.arange(len(LENGTHS) + 1)[:, None, None])
+    outside = jnp.abs(ratio - 1) > config.clip
+    return loss, {
+        "policy_loss": policy_loss,
+        "value_loss": value_loss,
+        "ratio_mean": mean(ratio, mask, unit),
+        "ratio_max": jnp.where(mask, ratio, 0.0).max(),
+        "clipped": (in_bin & outside).sum((1, 2)),
+        "clippable": in_bin.sum((1, 2)),
+    }
+
+
+def micro_batches(
+    rows: np.ndarray, lengths: np.ndarray, size: int, buckets: tuple[int, ...]
+) -> Iterator[tuple[np.ndarray, int]]:
+    """(rows, bucket) of `size` rows each, the longest first; the last is filled up with len(lengths), the empty row."""
+    ordered = rows[np.argsort(-lengths[rows], kind="stable")]
+    for start in range(0, len(ordered), size):
+        chosen = ordered[start : start + size]
+        filled = np.concatenate([chosen, np.full(size - len(chosen), len(lengths))])
+        yield filled, bucket_of(int(lengths[chosen[0]]), buckets)
+
+
+def crop(arrays: Any, rows: np.ndarray, width: int) -> Any:
+    """Rows of a NamedTuple of [N, T] and [N, M] arrays, of the first `width` tokens (M is never larger)."""
+    return jax.tree.map(lambda array: array[rows, :width], arrays)
+
+
+def describe(sequences: list[Sequence], batch: Batch, old: Old, goal: Targets) -> dict[str, float]:
+    """Figures of an iteration's episodes before the first update.
+
+    `kl` and `entropy` are per action token, on the policy's own samples; `dlogp_*` is how far the sampler's
+    log-probabilities are from the trainer's; explained variance is 1 - var(G - V) / var(G) over turns.
+    """
+    action, turn = batch.action, batch.turn_mask
+    earned = batch.rewards.sum(1)[: len(sequences)]
+    mismatch = np.abs(old.logprobs - batch.logprobs)[action]
+    to_go, values = goal.to_go[turn], old.values[turn]
+    figures = {
+        "reward": earned.mean(),
+        "reward_std": earned.std(),
+        "turns": turn.sum() / len(sequences),
+        "tokens": action.sum() / len(sequences),
+        "entropy": old.entropy[action].mean(),
+        "kl": np.asarray(losses.k3(old.logprobs, old.reference))[action].mean(),
+        "value": values.mean(),
+        "explained_variance": 1 - (to_go - values).var() / to_go.var() if to_go.var() > 0 else np.nan,
+        "dlogp_p95": np.quantile(mismatch, 0.95),
+        "dlogp_max": mismatch.max(),
+    }
+    families = np.array([sequence.family for sequence in sequences])
+    for family in np.unique(families):
+        figures[f"reward/{family}"] = earned[families == family].mean()
+    groups = siblings(sequences)
+    size = np.bincount(groups)[groups]
+    if (size > 1).any():
+        center = (np.bincount(groups, earned) / np.bincount(groups))[groups]
+        figures["reward_std_siblings"] = np.sqrt(((earned - center)[size > 1] ** 2).mean())
+    return {name: float(value) for name, value in figures.items()}
+
+
+def _sum(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Shares of micro-batches -> figures of their minibatch."""
+    return {name: (max if name == "ratio_max" else sum)(part[name] for part in parts) for name in parts[0]}
+
+
+def _fractions(figures: dict[str, np.ndarray]) -> dict[str, float]:
+    """Counts of clipped ratios -> their fraction, overall and by the length of the turn."""
+    clipped, clippable = figures.pop("clipped"), figures.pop("clippable")
+    figures["clip_fraction"] = clipped.sum() / clippable.sum()
+    for name, part, whole in zip((*(f"to_{edge}" for edge in LENGTHS), "longer"), clipped, clippable, strict=True):
+        if whole:
+            figures[f"clip_fraction/{name}"] = part / whole
+    return figures
+
+
+def _mean(figures: list[dict[str, float]]) -> dict[str, float]:
+    """Means over the updates that have a figure; of maxima the largest, of counts the last."""
+    reduce = {"ratio_max": max, "skipped": lambda values: values[-1]}
+    names = dict.fromkeys(name for part in figures for name in part)
+    return {name: float(reduce.get(name, np.mean)([part[name] for part in figures if name in part])) for name in names}
+
+
+def _arrays(batch: Batch, old: Old, goal: Targets, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The minibatch by name, for the file that is left when training has to stop."""
+    whole = batch._asdict() | {f"old_{name}": array for name, array in old._asdict().items()} | goal._asdict()
+    return {name: array[rows] for name, array in whole.items()}
+
+
+def train(
+    state: TrainState,
+    frozen: nnx.State,
+    graphdef: nnx.GraphDef,
+    collect: Collect,
+    config: Any,
+    buckets: tuple[int, ...],
+    turns: int,
+    checkpoints: Checkpoints,
+    panel: Panel,
+    seed: int,
+    validate: Callable[[nnx.State], float] | None = None,
+) -> TrainState:
+    """Trains for config.iterations iterations, going on from the last checkpoint if there is one.
+
+    What is random in an iteration follows from (seed, iteration), so nothing of it needs to be stored.
+
+    Args:
+        state: from `init` on the SFT adapter, which also is the reference of the KL; left as it is.
+        frozen: the rest of the ActorCritic.
+        graphdef: of the ActorCritic.
+        collect: plays episodes; the parameters it is given are gone after the iteration.
+        config: config.ppo.
+        buckets: lengths that may be compiled.
+        turns: M.
+        checkpoints: written every config.checkpoint_every iterations and at the end.
+        panel: gets a record each iteration.
+        seed: of the order of episodes.
+        validate: how good parameters are, larger is better; asked at each checkpoint.
+
+    Raises:
+        InputError, FloatingPointError: see `make_update`.
+    """
+    update = make_update(graphdef, config, buckets, turns, panel.directory)
+    reference = state.params
+    found = checkpoints.latest(state)
+    start, state, extra = found or (0, jax.tree.map(jnp.copy, state), {"panel": 0})
+    panel.rewind(extra["panel"], start)
+    for iteration in tqdm(range(start, config.iterations), initial=start, total=config.iterations, desc="ppo"):
+        sequences, measured = collect(state.params, iteration)
+        rng = np.random.default_rng([seed, iteration])
+        state, figures = update(state, frozen, reference, sequences, rng, value_only=iteration < config.value_only)
+        done = iteration + 1
+        due = done % config.checkpoint_every == 0 or done == config.iterations
+        figures |= measured
+        if due and validate:
+            figures["valid"] = validate(state.params)
+        panel.write(done, figures)
+        if due:
+            checkpoints.save(done, state, {"panel": panel.position}, figures.get("valid"))
+    return state

@@ -1,0 +1,218 @@
+"""Reads and writes Llama checkpoints as Hugging Face folders: config.json and safetensors, whole or in shards."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from tqdm import tqdm
+
+from mma_jax.models import tensors
+from mma_jax.models.llama import Llama, LlamaConfig, RopeScaling
+from mma_jax.types import InputError
+
+_DTYPES = ("F32", "BF16", "F16")
+_BUFFER = "rotary_emb.inv_freq"  # a constant that early checkpoints carry along
+_HEAD = "lm_head.weight"  # some checkpoints store it although the embedding is the head
+
+
+def load_llama(folder: str | os.PathLike, dtype=jnp.float32, param_dtype=jnp.float32) -> Llama:
+    """Reads a folder that `transformers` wrote for `LlamaForCausalLM`.
+
+    Names, shapes and dtypes are all checked before the first tensor is read; then one tensor at a time goes from the
+    file to the device in `param_dtype`, so the host holds little more than the largest.
+
+    Args:
+        folder: with config.json and model.safetensors, or model.safetensors.index.json and the shards it names.
+        dtype: of activations.
+        param_dtype: of weights.
+
+    Raises:
+        InputError: no such folder or file, not a Llama or a variant we lack, a broken file, a missing or unexpected
+            tensor, a wrong shape, weights that are not float32, bfloat16 or float16.
+    """
+    folder = pathlib.Path(folder)
+    config = read_config(folder)
+    found = {}
+    for path in _weight_files(folder):
+        file = tensors.open_file(path)
+        found |= dict.fromkeys(file.keys(), (path, file))
+    model = nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=param_dtype))
+    wanted = {_public_name(name): leaf for name, leaf in tensors.parameters(model).items()}
+    tensors.check_names(wanted, found, folder, ignored=(_BUFFER, _HEAD) if config.tied else (_BUFFER,))
+    for name, leaf in wanted.items():
+        _check(name, list(leaf.shape[::-1] if _is_projection(name) else leaf.shape), *found[name])
+    for name, leaf in tqdm(wanted.items(), desc=f"reading {folder.name}", leave=False, delay=2):
+        array = found[name][1].get_tensor(name)
+        leaf.set_value(jnp.array(array.T if _is_projection(name) else array, param_dtype))
+    return model
+
+
+def save_llama(model: Llama, folder: str | os.PathLike, dtype=None) -> None:
+    """Writes config.json and model.safetensors, each atomically; transformers' `AutoModelForCausalLM` reads them.
+
+    The JSON names no special tokens, since a `Llama` knows none; they belong to the tokenizer beside it.
+
+    Args:
+        model: without adapters; `lora.merge_lora` folds them in.
+        folder: is created.
+        dtype: of the stored weights; None keeps the model's.
+
+    Raises:
+        ValueError: the model has adapters.
+    """
+    if nnx.state(model, nnx.LoRAParam):
+        raise ValueError("this Llama has adapters, which its public format lacks; call lora.merge_lora(model) first")
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {}
+    for ours, leaf in tensors.parameters(model).items():
+        name, array = _public_name(ours), np.asarray(leaf[...])
+        array = array.T if _is_projection(name) else array
+        arrays[name] = np.ascontiguousarray(array, dtype or array.dtype)  # because the writer ignores strides
+    weights, text = folder / "model.safetensors", folder / "config.json"
+    save_file(arrays, f"{weights}.part", metadata={"format": "pt"})  # transformers asks for the note
+    os.replace(f"{weights}.part", weights)
+    values = _to_public(model.config) | {"dtype": arrays["model.embed_tokens.weight"].dtype.name}
+    pathlib.Path(f"{text}.part").write_text(json.dumps(values, indent=1) + "\n")
+    os.replace(f"{text}.part", text)
+
+
+def read_config(folder: str | os.PathLike) -> LlamaConfig:
+    """Reads config.json, of transformers 5 (`rope_parameters`) or before (`rope_theta`, `rope_scaling`).
+
+    Raises:
+        InputError: it is missing or broken, of another architecture, or of a Llama with biases, another activation or
+            another kind of rope scaling than Llama 3's.
+    """
+    folder = pathlib.Path(folder)
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: no config.json here; give a Hugging Face folder of a Llama")
+    values = tensors.read_json(path)
+    if values.get("model_type") != "llama":
+        raise InputError(f"{path}: model_type is {values.get('model_type')!r}, expected 'llama'")
+    values = _DEFAULTS | {key: value for key, value in values.items() if value is not None}
+    for key in ("attention_bias", "mlp_bias", "hidden_act"):
+        if values[key] != _DEFAULTS[key]:
+            raise InputError(f"{path}: {key} is {values[key]!r}; only Llamas with {_DEFAULTS[key]!r} are read")
+    try:
+        config = _from_public(values)
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise InputError(f"{path}: not the configuration of a Llama ({type(error).__name__}: {error})") from None
+    sizes = (config.vocab_size, config.width, config.layers, config.heads, config.kv_heads, config.hidden)
+    if min(sizes) < 1 or config.heads % config.kv_heads or config.head_dim < 2 or config.head_dim % 2:
+        raise InputError(f"{path}: no Llama has these sizes, check them: {config}")
+    if (scaling := config.rope_scaling) and not 0 < scaling.low_freq_factor < scaling.high_freq_factor:
+        raise InputError(f"{path}: rope scaling needs 0 < low_freq_factor < high_freq_factor, not {scaling}")
+    return config
+
+
+# What transformers assumes where its JSON is silent.
+_DEFAULTS = {
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "tie_word_embeddings": False,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10_000.0,
+    "max_position_embeddings": 2048,
+}
+_SIZES = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "width",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "kv_heads",
+    "head_dim": "head_dim",
+    "intermediate_size": "hidden",
+}
+
+
+def _from_public(values: dict) -> LlamaConfig:
+    heads = values["num_attention_heads"]
+    values = {"num_key_value_heads": heads, "head_dim": values["hidden_size"] // heads} | values
+    rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
+    scaling, kind = None, rope.get("rope_type", rope.get("type", "default"))
+    if kind == "llama3":
+        rope = {"original_max_position_embeddings": values["max_position_embeddings"]} | rope
+        scaling = RopeScaling(
+            factor=float(rope["factor"]),
+            low_freq_factor=float(rope["low_freq_factor"]),
+            high_freq_factor=float(rope["high_freq_factor"]),
+            original_length=int(rope["original_max_position_embeddings"]),
+        )
+    elif kind != "default":
+        raise ValueError(f"rope scaling {kind!r}, only 'llama3' and 'default' are read")
+    return LlamaConfig(
+        **{ours: int(values[theirs]) for theirs, ours in _SIZES.items()},
+        rope_theta=float(rope.get("rope_theta", values["rope_theta"])),
+        rope_scaling=scaling,
+        norm_epsilon=float(values["rms_norm_eps"]),
+        tied=bool(values["tie_word_embeddings"]),
+    )
+
+
+def _to_public(config: LlamaConfig) -> dict:
+    """The JSON in the spelling that transformers 4 and 5 both read."""
+    scaling, longest = None, 8192  # Llama 3's context; rotations themselves know no longest
+    if (ours := config.rope_scaling) is not None:
+        longest = round(ours.factor * ours.original_length)
+        scaling = {
+            "rope_type": "llama3",
+            "factor": ours.factor,
+            "low_freq_factor": ours.low_freq_factor,
+            "high_freq_factor": ours.high_freq_factor,
+            "original_max_position_embeddings": ours.original_length,
+        }
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        **{theirs: getattr(config, ours) for theirs, ours in _SIZES.items()},
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "max_position_embeddings": longest,
+        "rms_norm_eps": config.norm_epsilon,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": scaling,
+        "tie_word_embeddings": config.tied,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+
+
+def _public_name(ours: str) -> str:
+    """Our modules carry the public names; only their leaves are called otherwise."""
+    module = ours.rpartition(".")[0]
+    return f"{module}.weight" if module == "lm_head" else f"model.{module}.weight"
+
+
+def _is_projection(name: str) -> bool:
+    """Public projections are [out, in], ours [in, out]; everything else is alike."""
+    return name.endswith(("_proj.weight", _HEAD))
+
+
+def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file() or not index.is_file():
+        return [whole]
+    shards = tensors.read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+        raise InputError(f"{index}: no weight_map from tensors to files; copy the folder again")
+    return [folder / shard for shard in sorted(set(shards.values()))]
+
+
+def _check(name: str, shape: list[int], path: pathlib.Path, file: safe_open) -> None:
+    header = file.get_slice(name)
+    if header.get_shape() != shape:
+        raise InputError(f"{path}: {name} has shape {header.get_shape()}, its config.json asks for {shape}")
+    if header.get_dtype() not in _DTYPES:
+        raise InputError(f"{path}: {name} is {header.get_dtype()}; weights of {', '.join(_DTYPES)} are read")

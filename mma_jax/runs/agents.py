@@ -1,0 +1,58 @@
+"""The language-model agents of an experiment, ready to play: `Agents.player(method, seed)`."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from mma_jax.agents import agentcf
+from mma_jax.agents.language_model import generate
+from mma_jax.agents.registry import Play
+from mma_jax.envs.environment import Environment
+from mma_jax.evaluation.experiment import Experiment
+from mma_jax.runs.language import Language
+from mma_jax.runs.train import Trainer
+from mma_jax.types import Episode, History, Trajectory
+
+
+class Agents:
+    """Loads the language model when the first agent asks for it, and trains what is not trained yet."""
+
+    def __init__(self, made: Experiment):
+        self.made, self.config = made, made.config
+        self._players = {"AgentCF": self._agentcf}
+
+    @functools.cached_property
+    def trainer(self) -> Trainer:
+        return Trainer(self.made, Language(self.config))
+
+    def player(self, name: str, seed: int) -> Play:
+        """A method's agent. Its decoding is greedy (§3.3, temperature 0)."""
+        return self._players.get(name, self._adapted)(name, seed)
+
+    def _adapted(self, name: str, seed: int) -> Play:
+        """The base model with the method's adapter."""
+        language, adapter = self.trainer.language, self.trainer.adapter(name, seed)
+
+        def play(env: Environment, episodes: list[Episode]) -> list[Trajectory]:
+            played = language.play(adapter, env, episodes, temperature=0.0, key=(seed, 0), label=name)
+            return [one.trajectory for one in played]
+
+        return play
+
+    def _agentcf(self, name: str, seed: int) -> Play:
+        config, language = self.config.agentcf, self.trainer.language
+        state = language.state(language.adapter(seed))
+
+        def complete(histories: list[History], max_new: int) -> list[str]:
+            rows = min(self.config.sampler.rows, len(histories))
+            room = {"batch": rows, "max_new": max_new, "context": language.sampler.longest}
+            return generate(language.sampler, state, language.chat, histories, **room)
+
+        train = self.made.fit_episodes("ooma")
+        order = np.random.default_rng(seed).permutation(len(train))
+        memories = agentcf.learn(
+            self.made.environment("train", "ooma"), [train[n] for n in order], complete, config, seed
+        )
+        return lambda env, episodes: agentcf.play(env, episodes, memories, complete, config)

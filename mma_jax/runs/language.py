@@ -1,0 +1,145 @@
+"""The language model of an experiment: base weights, tokenizer, adapters, and how it plays."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from mma_jax.agents import demonstrations, language_model
+from mma_jax.agents.language_model import Played
+from mma_jax.envs.environment import Environment
+from mma_jax.envs.observations import NULL
+from mma_jax.evaluation.checks import listed, numbers
+from mma_jax.models.convert import load_llama
+from mma_jax.models.heads import TRAINABLE, ActorCritic
+from mma_jax.models.lora import add_lora
+from mma_jax.models.tokenizer import Chat, load_tokenizer
+from mma_jax.sampling import grammar
+from mma_jax.sampling.sampler import Sampler
+from mma_jax.types import Episode, InputError
+
+L0_TINY = Path(__file__).parent.parent / "assets" / "l0_tiny"
+"""The embedded base model, made by `--config.run=pretrain`."""
+
+BLOCK = 16  # rows the sampler computes at a time where there is no accelerator
+
+
+class Language:
+    """The base model of `config.model`, the same for every agent (§3.3, controlled comparison).
+
+    Args:
+        config: the experiment's.
+
+    Raises:
+        InputError: the checkpoint cannot be read, or does not fit its tokenizer.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        self.folder = Path(config.model.path or L0_TINY)
+        self.tokenizer = load_tokenizer(self.folder)
+        self.chat = Chat(self.tokenizer)
+        dtype = jnp.dtype(config.model.dtype)
+        self.base = load_llama(self.folder, dtype=dtype, param_dtype=dtype)
+        if self.base.config.vocab_size < self.tokenizer.vocab_size:
+            raise InputError(
+                f"{self.folder}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model's embedding "
+                f"{self.base.config.vocab_size}: they are not of one checkpoint"
+            )
+        self.graph, _, self.frozen = nnx.split(self._actor(0), TRAINABLE, ...)
+
+    def _actor(self, seed: int) -> ActorCritic:
+        model = nnx.clone(self.base)
+        targets, settings = listed(self.config.model.lora_targets), self.config.model
+        add_lora(model, settings.lora_rank, settings.lora_alpha, targets, nnx.Rngs(seed))
+        return ActorCritic(model, settings.value_hidden, nnx.Rngs(seed + 1))
+
+    def adapter(self, seed: int) -> nnx.State:
+        """LoRA and value head before any training: the base model's own behavior, V = 0."""
+        return nnx.split(self._actor(seed), TRAINABLE, ...)[1]
+
+    @functools.cached_property
+    def buckets(self) -> tuple[int, ...]:
+        """Lengths of sequences that the trainer compiles."""
+        return tuple(numbers(self.config, "sampler.slots"))
+
+    @functools.cached_property
+    def sampler(self) -> Sampler:
+        settings = self.config.sampler
+        return Sampler(
+            nnx.merge(self.graph, self.adapter(0), self.frozen),
+            self.tokenizer.stop_ids,
+            self.buckets,
+            numbers(self.config, "sampler.chunks"),
+            block=BLOCK if jax.default_backend() == "cpu" else None,
+            forced_next=self._forced() if settings.forced == "on" else None,
+        )
+
+    def _forced(self) -> np.ndarray:
+        return grammar.forced_next(self.tokenizer, grammar.examples(self.config.pool.size))
+
+    def state(self, adapter: nnx.State) -> nnx.State:
+        """What the sampler takes: all weights."""
+        return nnx.merge_state(adapter, self.frozen)
+
+    def play(
+        self,
+        adapter: nnx.State,
+        env: Environment,
+        episodes: list[Episode],
+        *,
+        temperature: float,
+        key: tuple[int, int],
+        label: str = "",
+        samples: int = 1,
+        script: language_model.Script | None = None,
+    ) -> list[Played]:
+        """Episodes played with an adapter; see `agents.language_model.play`."""
+        return language_model.play(
+            self.sampler,
+            self.state(adapter),
+            self.chat,
+            env,
+            episodes,
+            batch=min(self.config.sampler.rows, max(1, len(episodes) * samples)),
+            key=key,
+            temperature=temperature,
+            max_new=self.config.sampler.max_new,
+            context=min(self.config.env.context, self.sampler.longest),
+            label=label,
+            samples=samples,
+            script=script,
+        )
+
+    def similar(self, threshold: float = 0.5) -> demonstrations.Similar | None:
+        """Whether two words mean the same to the base model: cosine of their embeddings, 0 below a threshold."""
+        table = np.asarray(self.base.embed_tokens.embedding[...], np.float32)
+
+        @functools.cache
+        def vector(word: str) -> np.ndarray:
+            mean = table[self.tokenizer.encode(f" {word}")].mean(axis=0)
+            return mean / max(np.linalg.norm(mean), 1e-9)
+
+        def similar(word: str, other: str) -> float:
+            cosine = float(vector(word) @ vector(other))
+            return 1.0 if word == other else cosine if cosine >= threshold else 0.0
+
+        return similar
+
+
+def rates(played: list[Played]) -> dict[str, float]:
+    """Shares of turns that are invalid or repeat a Null, of evidence calls that fail, of episodes that are scored."""
+    turns = [turn for one in played for turn in one.trajectory.turns]
+    calls = [turn for turn in turns if turn.tool not in ("", "Score_Candidates")]
+    failed = [turn for turn in calls if turn.error or turn.observation == NULL]
+    return {
+        "invalid_rate": np.mean([turn.error not in ("", "repeat_null") for turn in turns]),
+        "repeat_null_rate": np.mean([turn.error == "repeat_null" for turn in turns]),
+        "failed_call_rate": len(failed) / max(1, len(calls)),
+        "scored_rate": np.mean([one.trajectory.stop_reason == "scored" for one in played]),
+    }

@@ -1,0 +1,124 @@
+"""config.run = pretrain: makes L0-tiny, the embedded base model, from generated text (DESIGN §7).
+
+Writes DIR/l0_tiny, a Hugging Face folder (config.json, model.safetensors, tokenizer.model, tokenizer_config.json) with
+notes.json beside it: command, settings, time, curve, gates. `--config.model.path=DIR/l0_tiny` uses it; the one in
+`mma_jax/assets` was made so.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from tqdm import tqdm
+
+from mma_jax.learning import curriculum, pretrain
+from mma_jax.learning.checkpoint import Checkpoints
+from mma_jax.learning.panel import Panel
+from mma_jax.learning.state import create, stop_if_stuck
+from mma_jax.models.convert import save_llama
+from mma_jax.models.llama import Llama, LlamaConfig
+from mma_jax.models.tokenizer import load_tokenizer, train_tokenizer
+from mma_jax.runs.workdir import write_atomically
+
+GATES = ("match", "count", "lookup", "scoring")
+"""Skills that must be reached before any PPO."""
+
+GATE_SEED = 1_000_000  # of the documents that gates are measured on; training counts from config.pretrain.seed
+GATE_ROWS = 48
+
+
+def run(config, directory: Path, dry_run: bool) -> None:
+    settings, folder = config.pretrain, directory / "l0_tiny"
+    if dry_run:
+        print(
+            f"pre-train a Llama, {settings.layers} layers of width {settings.width}, {settings.steps} steps: {folder}"
+        )
+        return
+    if (folder / "notes.json").exists():
+        print(f"{folder}: L0-tiny is already made; delete it to make it again")
+        return
+    started = time.time()
+    if not (folder / "tokenizer_config.json").exists():
+        train_tokenizer(
+            folder,
+            curriculum.corpus(),
+            curriculum.symbols(),
+            curriculum.CONTROL,
+            settings.vocab_size,
+            curriculum.TEMPLATE,
+        )
+    encoder = pretrain.Encoder(load_tokenizer(folder))
+    graph, parameters = nnx.split(blank(settings, encoder))
+    trained, curve = train(graph, parameters, encoder, config, directory / "train" / "L0-tiny")
+    gates = pretrain.make_gates(graph, encoder, GATE_ROWS, GATE_SEED)(trained)
+    save_llama(nnx.merge(graph, trained), folder)
+    notes = {
+        "command": " ".join(["python -m mma_jax.main", *sys.argv[1:]]),
+        "settings": settings.to_dict(),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(trained)),
+        "seconds": round(time.time() - started),
+        "gates": gates,
+        "passed": all(gates[name] >= settings.gate for name in GATES),
+        "curve": curve,
+    }
+    write_atomically(folder / "notes.json", json.dumps(notes, indent=1))
+    print(f"L0-tiny in {folder}: {gates}")
+    if not notes["passed"]:
+        print(
+            f"  note: {', '.join(n for n in GATES if gates[n] < settings.gate)} below the gate of {settings.gate:.0%}"
+        )
+
+
+def blank(settings, encoder: pretrain.Encoder) -> Llama:
+    """The model before training."""
+    tokenizer = encoder.tokenizer
+    shape = LlamaConfig(
+        vocab_size=tokenizer.vocab_size,
+        width=settings.width,
+        layers=settings.layers,
+        heads=settings.heads,
+        kv_heads=settings.kv_heads,
+        head_dim=settings.width // settings.heads,
+        hidden=settings.hidden,
+        rope_theta=10_000.0,
+        tied=True,
+    )
+    model = Llama(shape, rngs=nnx.Rngs(settings.seed))
+    pretrain.tie_forms(model, tokenizer.pieces(), np.random.default_rng(settings.seed))
+    return model
+
+
+def train(graph: nnx.GraphDef, parameters: nnx.State, encoder: pretrain.Encoder, config, directory: Path):
+    """Trained parameters, and the curve [[step, loss], ...]. Goes on from the last checkpoint if there is one."""
+    settings = config.pretrain
+    optimizer = pretrain.optimizer(settings)
+    step = pretrain.make_step(graph, optimizer)
+    gates = pretrain.make_gates(graph, encoder, GATE_ROWS // 3, GATE_SEED)
+    checkpoints, panel = Checkpoints(directory / "checkpoints", keep=2), Panel(directory, config.alarms)
+    state = create(parameters, optimizer)
+    start, state, extra = checkpoints.latest(state) or (0, state, {"panel": 0, "curve": []})
+    panel.rewind(extra["panel"], start)
+    curve, losses = extra["curve"], []
+    for done in tqdm(range(start + 1, settings.steps + 1), initial=start, total=settings.steps, desc="pretrain"):
+        batches = pretrain.make_batches(encoder, settings.seed, done, done / settings.steps)
+        state, figures = step(state, batches)
+        stop_if_stuck(state, settings.nonfinite_limit, _by_name(batches), directory)
+        losses.append(figures["loss"])
+        if done % settings.checkpoint_every == 0 or done == settings.steps:
+            mean = round(float(np.mean(jax.device_get(losses))), 4)
+            curve, losses = [*curve, [done, mean]], []
+            panel.write(done, {"loss": mean, "skipped": float(state.skipped), **gates(state.params)})
+            checkpoints.save(done, state, {"panel": panel.position, "curve": curve})
+    panel.close()
+    checkpoints.close()
+    return state.params, curve
+
+
+def _by_name(batches: list[pretrain.Batch]) -> dict[str, np.ndarray]:
+    return {f"{name}_{n}": array for n, batch in enumerate(batches) for name, array in batch._asdict().items()}

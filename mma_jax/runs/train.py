@@ -1,0 +1,194 @@
+"""config.run = train: what the language-model agents among config.methods learn (§3.4); what is trained is not trained
+again, what was interrupted goes on.
+
+    MMA-SFT          imitates the scripted expert (DESIGN §5.10)
+    MMA-Auto         PPO from there, over families of missingness drawn uniformly
+    MMA-Pooled       the same budget, over the natural mixture: each modality missing independently
+    MMA-Interactive  SFT and PPO of its own, with Ask_User among the tools
+
+DIR/train/METHOD/SEED holds checkpoints, panel.jsonl and TensorBoard events.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import numpy as np
+from flax import nnx
+
+from mma_jax.agents import demonstrations
+from mma_jax.evaluation.checks import seeds
+from mma_jax.evaluation.experiment import Experiment
+from mma_jax.learning import ppo, sft
+from mma_jax.learning.checkpoint import Checkpoints
+from mma_jax.learning.panel import Panel
+from mma_jax.runs import prepare
+from mma_jax.runs.language import Language, rates
+from mma_jax.runs.prepare import experiment
+from mma_jax.types import FAMILIES, Episode
+
+KEEP = 2  # checkpoints, beside the best
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a method comes about. `start`: the method whose adapter PPO begins with; "" for SFT from the base."""
+
+    start: str = ""
+    balanced: bool = True  # families uniform, query diagnostics by family; False: pooled
+    interactive: bool = False
+
+
+RECIPES = {
+    "MMA-SFT": Recipe(),
+    "MMA-Auto": Recipe(start="MMA-SFT"),
+    "MMA-Pooled": Recipe(start="MMA-SFT", balanced=False),
+    "MMA-Interactive-SFT": Recipe(interactive=True),
+    "MMA-Interactive": Recipe(start="MMA-Interactive-SFT", interactive=True),
+}
+
+
+def run(config, directory: Path, dry_run: bool) -> None:
+    if dry_run:
+        prepare.run(config, directory, dry_run)
+        return
+    made = experiment(config, directory)
+    trainer = Trainer(made, Language(config))
+    for name in prepare.methods(made):
+        if name in RECIPES:
+            for seed in seeds(config):
+                trainer.adapter(name, seed)
+
+
+class Trainer:
+    """Trains the adapters of an experiment, each once."""
+
+    def __init__(self, made: Experiment, language: Language):
+        self.made, self.language, self.config = made, language, made.config
+        self.adapter = functools.cache(self._adapter)
+
+    def _adapter(self, name: str, seed: int) -> nnx.State:
+        """The adapter of a method, trained unless it is there; "ReAct" and the like have the base model's."""
+        if name not in RECIPES:
+            return self.language.adapter(seed)
+        recipe = RECIPES[name]
+        directory = self.made.directory / "train" / name / str(seed)
+        panel, checkpoints = Panel(directory, self.config.alarms), Checkpoints(directory / "checkpoints", KEEP)
+        try:
+            if recipe.start:
+                return self._reinforce(recipe, self.adapter(recipe.start, seed), seed, panel, checkpoints)
+            return self._imitate(recipe, seed, panel, checkpoints)
+        finally:
+            panel.close()
+            checkpoints.close()
+
+    def _imitate(self, recipe: Recipe, seed: int, panel: Panel, checkpoints: Checkpoints) -> nnx.State:
+        config, language = self.config.sft, self.language
+        state = sft.init(language.adapter(seed), config)
+        if (found := checkpoints.latest(state)) and found[0] >= config.steps:
+            return found[1].params
+        shown = self.demonstrations(recipe.interactive)
+        data = seed * 1_000 + self.config.seed
+        return sft.train(
+            state, language.frozen, language.graph, shown, config, language.buckets, checkpoints, panel, data
+        ).params
+
+    @functools.cache  # noqa: B019 - the same for every seed
+    def demonstrations(self, interactive: bool) -> list:
+        """The expert's episodes on support users, families in turn."""
+        env, config = self.environment(interactive), self.config.sft
+        support = self.split(support=True)
+        usable = {family: [e for e in found if e.target_position >= 0] for family, found in support.items()}
+        fit = _in_turn(usable, config.fit_episodes)
+        teacher = demonstrations.teacher(env, fit, config, self.language.similar())
+        return demonstrations.demonstrate(
+            env, _in_turn(support, config.episodes), self.language.chat, teacher, "expert's episodes"
+        )
+
+    def _reinforce(
+        self, recipe: Recipe, start: nnx.State, seed: int, panel: Panel, checkpoints: Checkpoints
+    ) -> nnx.State:
+        config, language = self.config.ppo, self.language
+        state = ppo.init(start, config)
+        if (found := checkpoints.latest(state)) and found[0] >= config.iterations:
+            return found[1].params
+        return ppo.train(
+            state,
+            language.frozen,
+            language.graph,
+            self.collector(recipe, seed),
+            config,
+            language.buckets,
+            self.config.env.turns,
+            checkpoints,
+            panel,
+            seed,
+        ).params
+
+    def environment(self, interactive: bool):
+        return self.made.environment("train", "interactive" if interactive else "ooma")
+
+    @functools.cache  # noqa: B019
+    def split(self, support: bool) -> dict[str, list[Episode]]:
+        """Training episodes of 80% of the users (support, for updates) or of the others (query, to look at), by family.
+
+        §3.4. A user is on one side in every family and for every seed.
+        """
+        users = np.random.default_rng([self.config.seed, 80]).random(len(self.made.dataset.users)) < 0.8
+        found: dict[str, list[Episode]] = {}
+        for protocol in ("ooma", "lomo"):
+            for episode in self.made.episodes("train", protocol) if self.made.families(protocol) else []:
+                if users[episode.user] == support:
+                    found.setdefault(episode.family, []).append(episode)
+        return found
+
+    def collector(self, recipe: Recipe, seed: int) -> ppo.Collect:
+        """collect(params, iteration): this iteration's episodes, played; now and then query episodes beside them."""
+        config, env = self.config.ppo, self.environment(recipe.interactive)
+        support, query = self.split(support=True), self.split(support=False)
+        names = list(support)
+        shares = np.full(len(names), 1 / len(names)) if recipe.balanced else natural(names, config.missing)
+
+        def collect(params: nnx.State, iteration: int):
+            rng = np.random.default_rng([seed, 1, iteration])
+            drawn = rng.choice(len(names), config.prompts, p=shares)
+            episodes = [
+                e
+                for f, n in enumerate(np.bincount(drawn, minlength=len(names)))
+                for e in _sample(rng, support[names[f]], n)
+            ]
+            played = self.language.play(
+                params, env, episodes, temperature=config.temperature, key=(seed, iteration), samples=config.samples
+            )
+            measured = rates(played)
+            if iteration % config.query_every == 0 or iteration == config.iterations - 1:
+                measured |= look(params, iteration)
+            return [one.sequence for one in played], measured
+
+        def look(params: nnx.State, iteration: int) -> dict[str, float]:
+            episodes = [e for found in query.values() for e in found[: config.query]]
+            played = self.language.play(params, env, episodes, temperature=0.0, key=(seed, iteration))
+            earned = np.array([sum(one.trajectory.rewards) for one in played])
+            families = np.array([e.family for e in episodes])
+            by_family = {f"query_reward/{f}": earned[families == f].mean() for f in query} if recipe.balanced else {}
+            return {"query_reward": earned.mean(), **by_family}
+
+        return collect
+
+
+def natural(names: list[str], missing: float) -> np.ndarray:
+    """Probabilities of families if each modality is missing independently, float64 [families]."""
+    shares = np.array([np.prod([1 - missing if there else missing for there in FAMILIES[name]]) for name in names])
+    return shares / shares.sum()
+
+
+def _sample(rng: np.random.Generator, episodes: list[Episode], count: int) -> list[Episode]:
+    return [episodes[n] for n in rng.choice(len(episodes), min(count, len(episodes)), replace=False)]
+
+
+def _in_turn(families: dict[str, list[Episode]], count: int) -> list[Episode]:
+    """At most `count` episodes, the same number of every family."""
+    each = max(1, count // len(families))
+    return [episode for found in families.values() for episode in found[:: max(1, len(found) // each)][:each]]

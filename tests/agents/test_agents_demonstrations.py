@@ -1,0 +1,219 @@
+"""The scripted expert's episodes as ids, and the three teachers of its scores (DESIGN §5.10)."""
+
+import dataclasses
+import json
+import types
+
+import doubles
+import numpy as np
+import pytest
+
+from mma_jax.agents import demonstrations, overlap, routers
+from mma_jax.agents.demonstrations import demonstrate, matched, stretch, teacher
+from mma_jax.agents.language_model import play
+from mma_jax.agents.rollout import play as play_policy
+from mma_jax.envs.environment import Environment, Options
+from mma_jax.models.tokenizer import Chat
+from mma_jax.types import FAMILIES, InputError
+
+TOKENIZER = doubles.CharTokenizer()
+CHAT = Chat(TOKENIZER)
+
+
+def settings(scores="router", levels=10, l2=0.1):
+    return types.SimpleNamespace(scores=scores, levels=levels, l2=l2)
+
+
+def environment(**options):
+    return Environment(doubles.evidence(), Options(**{"context": 8192, **options}), CHAT.count)
+
+
+def turns(sequence):
+    return [
+        TOKENIZER.show(sequence.tokens[sequence.turn == n]).removesuffix("<end>") for n in range(len(sequence.rewards))
+    ]
+
+
+def heard(env, episode):
+    """What is known after every tool has been asked once."""
+    notes = []
+    policy = routers.rule_router(lambda heard: notes.append(heard) or heard.first_stage)
+    play_policy(policy, env, [episode], batch=1)
+    return notes[0]
+
+
+@pytest.mark.parametrize("summaries", ["surviving", "none"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_demonstration_is_what_a_player_would_have_lived_through(family, summaries):
+    """Replaying the expert's texts through the language-model player gives the very same sequence."""
+    env, episode = environment(summaries=summaries), doubles.episode(family=family)
+    [shown] = demonstrate(env, [episode], CHAT, teacher(env, [], settings()))
+    texts = iter(turns(shown))
+    sampler = doubles.ScriptedSampler(lambda seen: next(texts))
+    [lived] = play(sampler, None, CHAT, env, [episode], batch=1, key=(0, 0), temperature=0.0, max_new=400, context=8000)
+    for field in ("tokens", "action", "turn", "starts", "rewards"):
+        np.testing.assert_array_equal(getattr(shown, field), getattr(lived.sequence, field), err_msg=field)
+    assert (shown.logprobs == 0).all()
+    assert (shown.episode, shown.family) == (episode.episode_id, family)
+    assert lived.trajectory.stop_reason == "scored"
+
+
+def test_expert_switches_after_null_and_stops_at_an_answer():
+    env = environment(summaries="none")
+    [shown] = demonstrate(env, [doubles.episode(family="image_only")], CHAT, teacher(env, [], settings()))
+    tools = [json.loads(text.splitlines()[-1])["tool"] for text in turns(shown)]
+    assert tools == ["Analyze_Text", "Retrieve_Graph", "Analyze_Image", "Score_Candidates"]
+    assert [text.splitlines()[0] for text in turns(shown)] == [
+        "Try text.",
+        "Null: try behavior.",
+        "Null: try image.",
+        "image answers: score.",
+    ]
+    np.testing.assert_allclose(shown.rewards[:3], -0.02)
+    peeking = environment()
+    [shown] = demonstrate(peeking, [doubles.episode(family="image_only")], CHAT, teacher(peeking, [], settings()))
+    assert len(shown.rewards) == 2
+
+
+def test_score_maps_are_single_digits_in_listing_order():
+    env = environment()
+    [shown] = demonstrate(env, [doubles.episode(family="text_only")], CHAT, teacher(env, [], settings()))
+    line = turns(shown)[-1].splitlines()[-1]
+    notes = heard(env, doubles.episode(family="text_only"))
+    levels = stretch(overlap.lexical(notes), 10)
+    expected = ",".join(f'"{handle}":{level}' for handle, level in zip("1234", levels, strict=True))
+    assert line == '{"tool":"Score_Candidates","args":{"scores":{' + expected + "}}}"
+    assert levels.max() == 9 and levels.min() == 0
+
+
+def test_a_partial_map_keeps_the_best():
+    env, episode = environment(), doubles.episode()
+    rating = np.array([3, 7, 0, 7])
+    policy = demonstrations.expert(lambda notes: rating, limit=3)
+    [trajectory] = play_policy(policy, env, [episode], batch=1)
+    np.testing.assert_array_equal(trajectory.scores, [3, 7, np.nan, 7])
+
+
+def test_nothing_heard_is_rated_alike():
+    env = Environment(doubles.evidence(), Options(turns=1, context=8192))
+    episodes = [doubles.episode(family="text_only")]
+    for source in demonstrations.SOURCES[:2]:
+        [trajectory] = play_policy(
+            demonstrations.expert(teacher(env, episodes, settings(source)), 4), env, episodes, batch=1
+        )
+        assert trajectory.scores.tolist() == [0, 0, 0, 0]
+        assert trajectory.turns[0].text.startswith("Nothing answers")
+
+
+def test_hindsight_knows_the_target_in_demonstrations_alone():
+    env, episode = environment(), doubles.episode(family="text_only", target=3)
+    hindsight, router = (teacher(env, [], settings(source)) for source in ("hindsight", "router"))
+    notes = heard(env, episode)
+    np.testing.assert_array_equal(hindsight(notes), router(notes))
+    shown = hindsight.of(episode)(notes)
+    assert shown[0] == 9 > router(notes)[0]
+    np.testing.assert_array_equal(shown[1:], router(notes)[1:])
+    elsewhere = doubles.episode(family="text_only", target=7)  # not in the pool
+    np.testing.assert_array_equal(hindsight.of(elsewhere)(notes), router(notes))
+
+
+def planted(n=60):
+    """Targets share the category-like word of the history, whatever the title says and the first stage thinks."""
+    rng = np.random.default_rng(0)
+    episodes = []
+    for _ in range(n):
+        pool = rng.permutation([1, *rng.choice([2, 3, 5, 6, 7], 3, replace=False)])
+        scores = rng.permutation([1.0, 0.7, 0.4, 0.0])
+        episodes.append(doubles.episode(family="text_only", pool=tuple(pool), history=(0,), target=1, scores=scores))
+    return episodes
+
+
+def test_train_targets_learns_what_leads_to_targets():
+    """History: red nail polish. The target, blue nail polish, is the only other candidate with its words."""
+    env, train = environment(), planted()
+    fitted = teacher(env, train, settings("train_targets"))
+    for episode in train[:5]:
+        rated = fitted(heard(env, episode))
+        assert rated.argmax() == episode.target_position
+        assert rated.dtype.kind == "i" and rated.min() >= 0 and rated.max() <= 9
+
+
+def test_train_targets_leaves_the_first_stage_to_the_fusion():
+    """Targets that the first stage puts first, evidence or not: the evidence's part of the utility is next to none."""
+    env = environment()
+    train = [
+        doubles.episode(family="text_only", target=(3, 1, 4, 6)[n % 4], scores=np.roll([1.0, 0.6, 0.3, 0], n % 4))
+        for n in range(80)
+    ]
+    fitted = teacher(env, train, settings("train_targets", l2=1e-3))
+    notes = [heard(env, episode) for episode in train[:4]]
+    rated = [fitted(n) for n in notes]
+    for other in rated[1:]:  # the same evidence under another first stage is rated alike
+        np.testing.assert_array_equal(other, rated[0])
+
+
+def test_levels_mean_the_same_in_every_pool():
+    """Without the best candidate the others keep their level, which a scale per pool would not let them."""
+    env, train = environment(), planted()
+    fitted = teacher(env, train, settings("train_targets"))
+    with_best = heard(env, doubles.episode(family="text_only", pool=(3, 1, 2, 6), history=(0,)))
+    without = heard(env, doubles.episode(family="text_only", pool=(3, 7, 2, 6), history=(0,)))
+    np.testing.assert_array_equal(fitted(with_best)[[0, 2, 3]], fitted(without)[[0, 2, 3]])
+    assert fitted(without).max() < 9
+
+
+def test_similar_words_match():
+    def similar(word, other):
+        return 1.0 if word == other else 0.5 if {word, other} == {"nail", "lip"} else 0.0
+
+    profile = {"nail": 3, "red": 1}
+    own = [["nail", "red"], ["lip", "balm"], [], ["lip", "nail"]]
+    np.testing.assert_allclose(matched(profile, own, similar), [[0.75, 0.25], [0.375, 0.0], [0.0, 0.0], [0.75, 0.0]])
+    assert matched({}, own, similar).shape == (4, 0)
+
+
+def test_similarity_reaches_the_ratings():
+    """No candidate shares a word with the history; the likeness of two words alone finds the target."""
+    env = environment()
+    pools = [(3, 2, 6, 7), (2, 3, 7, 6), (7, 6, 3, 2), (6, 7, 2, 3)] * 8
+    train = [
+        doubles.episode(family="text_only", pool=pool, history=(0,), target=2, scores=[1, 0.6, 0.3, 0])
+        for pool in pools
+    ]
+
+    def similar(word, other):
+        return 1.0 if word == other or {word, other} == {"nail", "lip"} else 0.0
+
+    blind, seeing = (teacher(env, train, settings("train_targets"), s) for s in (None, similar))
+    notes = heard(env, train[0])
+    assert seeing(notes).argmax() == 1
+    assert (np.delete(seeing(notes), 1) < seeing(notes)[1]).all()
+    assert len(set(blind(notes)[[0, 1]])) == 1  # "hair dryer" and "lip balm" are alike to it
+
+
+def test_unknown_source_is_refused():
+    with pytest.raises(InputError, match=r"config\.sft\.scores is 'guess': known are router"):
+        teacher(environment(), [], settings("guess"))
+    with pytest.raises(InputError, match="no training target"):
+        teacher(environment(), [], settings("train_targets"))
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [([0.0, 1.0, 0.5], [0, 9, 4]), ([2.0, 2.0, 2.0], [0, 0, 0]), ([-3.0, -1.0, -1.2], [0, 9, 8])],
+)
+def test_stretch_by_hand(scores, expected):
+    np.testing.assert_array_equal(stretch(np.array(scores), 10), expected)
+
+
+def test_features_by_hand():
+    """Tags: candidate 2 (blue nail polish) shows gloss, bottle, small, cap with the history's red nail polish."""
+    notes = heard(environment(), doubles.episode(family="image_only", history=(0,)))
+    found = demonstrations.features(notes, demonstrations._equal).toarray()
+    places = found[:, 9:14]
+    np.testing.assert_allclose(places[1], [0, 0.2, 0.2, 0.2, 0.2])
+    np.testing.assert_allclose(places[3], 0)
+    np.testing.assert_allclose(found[:, 14:].sum(axis=1), places.sum(axis=1))
+    assert found[:, 6:9].sum() == 0
+    silent = dataclasses.replace(notes, answers={})
+    assert demonstrations.features(silent, demonstrations._equal)[:, 2:].nnz == 0

@@ -1,0 +1,68 @@
+import jax
+import jax.numpy as jnp
+import learning_fixture as fixture
+import numpy as np
+import pytest
+
+from mma_jax.learning import ppo
+from mma_jax.learning.checkpoint import Checkpoints
+from mma_jax.types import InputError
+
+
+def state(rank_of="q_proj", trained=0.3):
+    _, params, _ = fixture.actor_critic((rank_of,), trained)
+    return ppo.init(params, fixture.ppo_config())
+
+
+def test_what_is_saved_comes_back_bit_by_bit(tmp_path):
+    saved = state()._replace(streak=jnp.array(7, jnp.int32))
+    Checkpoints(tmp_path, 2).save(3, saved, {"panel": 120, "data": {"next_index": 5}})
+    step, found, extra = Checkpoints(tmp_path, 2).latest(state(trained=0.0))
+    assert step == 3 and extra == {"panel": 120, "data": {"next_index": 5}}
+    assert jax.tree.structure(found) == jax.tree.structure(saved)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(saved), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def small(value):
+    return {"a": jnp.full(3, float(value))}
+
+
+def test_the_last_and_the_best_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, 2)
+    for step, figure in enumerate([0.1, 0.9, None, 0.2, 0.3], 1):
+        checkpoints.save(step, small(step), {}, figure)
+    assert sorted(int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()) == [2, 4, 5]
+    again = Checkpoints(tmp_path, 2)
+    assert again.latest(small(0))[0] == 5
+    step, arrays, _ = again.best(small(0))
+    assert step == 2 and arrays["a"].tolist() == [2, 2, 2]
+
+
+def test_nothing_there(tmp_path):
+    checkpoints = Checkpoints(tmp_path, 2)
+    assert checkpoints.latest(small(0)) is None and checkpoints.best(small(0)) is None
+    checkpoints.save(1, small(1), {})
+    assert checkpoints.best(small(0)) is None
+
+
+def test_half_written_checkpoints_are_never_picked_up(tmp_path):
+    """What a killed save leaves: a directory under orbax's temporary name."""
+    checkpoints = Checkpoints(tmp_path, 3)
+    checkpoints.save(1, small(1), {})
+    checkpoints.save(2, small(2), {})
+    half = tmp_path / "2"
+    half.rename(tmp_path / "2.orbax-checkpoint-tmp")
+    again = Checkpoints(tmp_path, 3)
+    assert again.latest(small(0))[0] == 1
+    again.save(2, small(5), {})
+    assert again.latest(small(0))[1]["a"].tolist() == [5, 5, 5]
+
+
+@pytest.mark.parametrize("other", [state("k_proj"), small(0), {"a": jnp.zeros(3, jnp.int32)}])
+def test_the_checkpoint_of_another_model_is_refused(tmp_path, other):
+    checkpoints = Checkpoints(tmp_path, 1)
+    checkpoints.save(1, state() if isinstance(other, tuple) else {"a": jnp.zeros(4)}, {})
+    with pytest.raises(InputError, match="another model"):
+        checkpoints.latest(other)

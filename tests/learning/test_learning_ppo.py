@@ -1,0 +1,273 @@
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import learning_fixture as fixture
+import numpy as np
+import pytest
+from flax import nnx
+
+from mma_jax.learning import ppo
+from mma_jax.learning.checkpoint import Checkpoints
+from mma_jax.learning.panel import Panel
+from mma_jax.learning.sequences import pad, siblings
+from mma_jax.models.heads import ValueParam
+from mma_jax.models.llama import empty_caches
+from mma_jax.types import InputError
+
+BUCKETS = (16,)
+KEY = jax.random.key(7)
+T = fixture.ppo_config().temperature
+MAKE = ppo.make_update
+
+
+@functools.cache
+def compiled(graphdef, settings, directory):
+    config = fixture.ppo_config(**dict(settings))
+    return MAKE(graphdef, config, BUCKETS, fixture.TURNS, directory)
+
+
+def updater(graphdef, tmp_path=None, **settings):
+    return compiled(graphdef, tuple(sorted(settings.items())), tmp_path)
+
+
+def copy(tree):
+    return jax.tree.map(jnp.copy, tree)
+
+
+def hit(ids):
+    """The toy bandit: 1 for a turn that starts with token 5, and small change for its second."""
+    return float(ids[0] == 5) + 0.1 * float(ids[1] == 6)
+
+
+PROMPTS = [[1, 2, 7], [1, 3, 7], [1, 4, 7], [1, 5, 8]]
+
+
+def played(actor, iteration=0, samples=2):
+    return fixture.play(actor, PROMPTS, jax.random.fold_in(KEY, iteration), T, hit, samples=samples)
+
+
+def figures_of(actor, sequences, value_only=False, rng=0, **settings):
+    """(state after one update, its figures)"""
+    graphdef, params, frozen = actor
+    state = ppo.init(copy(params), fixture.ppo_config(**settings))
+    update = updater(graphdef, **settings)
+    return update(state, frozen, params, sequences, np.random.default_rng(rng), value_only)
+
+
+# DESIGN §6, by rule
+
+
+def test_rule_1_same_parameters_mean_ratio_1_and_no_clipping():
+    actor = fixture.actor_critic(trained=0.3)
+    _, figures = figures_of(actor, played(actor))
+    assert figures["ratio_mean"] == pytest.approx(1, abs=1e-4)
+    assert figures["ratio_max"] == pytest.approx(1, abs=1e-4)
+    assert figures["clip_fraction"] == 0 and figures["clip_fraction/to_16"] == 0
+
+
+def test_rule_2_sampler_with_a_cache_and_trainer_agree():
+    """Log-probabilities of tokens fed one by one through `extend`, as a sampler does, against the trainer's pass."""
+    actor = graphdef, params, frozen = fixture.actor_critic(trained=0.3)
+    tokens = np.stack([s.tokens for s in played(actor)])
+    model = nnx.merge(graphdef, params, frozen).model
+
+    @jax.jit
+    def decode(caches, token, position):
+        hidden, caches = model.extend(token[:, None], jnp.full(len(token), position), caches)
+        return jax.nn.log_softmax(model.logits(hidden[:, 0]) / T), caches
+
+    caches, before, cached = empty_caches(fixture.SHAPE, len(tokens), tokens.shape[1]), None, np.zeros(tokens.shape)
+    for position in range(tokens.shape[1]):
+        if before is not None:
+            cached[:, position] = np.take_along_axis(np.asarray(before), tokens[:, position, None], 1)[:, 0]
+        before, caches = decode(caches, tokens[:, position], position)
+    sequences = [
+        fixture.build(s.tokens[:3], [(s.tokens[3:5], s.tokens[5:7]), (s.tokens[7:9], s.tokens[9:11])], s.rewards)
+        for s in played(actor)
+    ]
+    by_cache = [
+        dataclasses.replace(s, logprobs=(c * s.action).astype(np.float32))
+        for s, c in zip(sequences, cached, strict=True)
+    ]
+    _, figures = figures_of(actor, by_cache)
+    assert 0 < figures["dlogp_max"] < 1e-4 and figures["dlogp_p95"] <= figures["dlogp_max"]
+    wrong = [dataclasses.replace(s, logprobs=np.roll(s.logprobs, 1)) for s in by_cache]
+    assert figures_of(actor, wrong)[1]["dlogp_max"] > 0.1
+
+
+def test_rule_4_tokens_of_observations_change_no_advantage():
+    """Advantages depend on rewards, values and turns; the rewards on action tokens sum to what the episode paid."""
+    values = np.random.default_rng(0).normal(size=(2, fixture.TURNS)).astype(np.float32)
+    rewards = [[-0.02, 0.0, 0.7], [0.0, 0.0]]  # a reward of zero is a reward: boundaries come from masks
+
+    def goal(observation):
+        turns = [[([4, 5], observation)] * len(r) for r in rewards]
+        sequences = [fixture.build([1, 2], t, r) for t, r in zip(turns, rewards, strict=True)]
+        batch = pad(sequences, (64,), fixture.TURNS)
+        arrays = ppo.targets(batch, values, siblings(sequences), gamma=1.0, lam=0.9, baseline="siblings", whiten=True)
+        return batch, jax.device_get(arrays)
+
+    batch, short = goal([3])
+    _, long = goal([9, 8, 7, 6])
+    for a, b in zip(short, long, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(short.to_go[:, 0], [sum(r) for r in rewards], rtol=1e-6)
+    assert (short.advantages[batch.turn_mask] != 0).all() and not short.advantages[~batch.turn_mask].any()
+
+
+@pytest.mark.parametrize("settings", [{"micro_batch": 8}, {"micro_batch": 3}])
+def test_rule_5_update_is_invariant_to_micro_batch_split(settings):
+    """8 rows in two micro-batches of 4, one of 8, and three of 3 of which one is filled up."""
+    actor = fixture.actor_critic(trained=0.3)
+    sequences = [s for s in fixture.random_sequences(30) if len(s) <= 16][:8]
+    state, figures = figures_of(actor, sequences)
+    other, others = figures_of(actor, sequences, **settings)
+    for name in ("policy_loss", "value_loss", "grad_norm", "value_grad_norm", "kl", "entropy", "explained_variance"):
+        assert others[name] == pytest.approx(figures[name], rel=1e-4, abs=1e-5), name
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(other.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def train(tmp_path, actor, validate=None, collect=None, **settings):
+    graphdef, params, frozen = actor
+    config = fixture.ppo_config(**settings)
+    panel = Panel(tmp_path / "ppo", fixture.limits())
+
+    def play(params, iteration):
+        return played((graphdef, params, frozen), iteration), {"failed_call_rate": iteration / 8}
+
+    state = ppo.train(
+        *(ppo.init(params, config), frozen, graphdef, collect or play, config, BUCKETS, fixture.TURNS),
+        *(Checkpoints(tmp_path / "checkpoints", 2), panel, 0, validate),
+    )
+    panel.close()
+    return state, [json.loads(line) for line in panel.path.read_text().splitlines()]
+
+
+@pytest.fixture
+def compiled_once(monkeypatch):
+    """Training with the default settings compiles nothing anew."""
+    monkeypatch.setattr(ppo, "make_update", lambda graphdef, config, *rest: updater(graphdef))
+
+
+def test_rule_8_kl_is_0_at_first_and_the_reference_stays(tmp_path, compiled_once):
+    actor = fixture.actor_critic(trained=0.3)
+    before = jax.device_get(actor[1])
+    state, records = train(tmp_path, actor, iterations=3)
+    kl = [record["kl"] for record in records]
+    assert kl[0] == 0 and 0 < kl[1] < kl[2]
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, before, actor[1])))
+    assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, before, state.params)))
+
+
+def test_rule_10_value_starts_at_0_and_comes_to_explain(tmp_path, compiled_once):
+    _, records = train(tmp_path, fixture.actor_critic(), iterations=12, checkpoint_every=12)
+    assert records[0]["value"] == 0 and records[0]["explained_variance"] == pytest.approx(0, abs=1e-6)
+    assert records[-1]["explained_variance"] is not None and records[-1]["value"] != 0
+
+
+def test_rule_13_stopped_and_resumed_is_uninterrupted(tmp_path, compiled_once):
+    actor = fixture.actor_critic(trained=0.1)
+    whole, records = train(tmp_path / "whole", actor)
+    train(tmp_path / "parts", actor, iterations=2)
+    parts, resumed = train(tmp_path / "parts", actor)
+    assert resumed == records and [record["iteration"] for record in records] == [1, 2, 3, 4]
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, whole, parts)))
+    assert [record["failed_call_rate"] for record in records] == [0, 0.125, 0.25, 0.375]
+
+
+# and beyond the rules
+
+
+def test_the_toy_bandit_is_learned(tmp_path, compiled_once):
+    _, records = train(tmp_path, fixture.actor_critic(), iterations=40, checkpoint_every=40)
+    rewards = [record["reward"] for record in records]
+    assert np.mean(rewards[-5:]) > 1.2 > 0.6 > np.mean(rewards[:3])
+    assert records[-1]["reward/full"] == pytest.approx(records[-1]["reward"])
+
+
+def test_first_iterations_may_train_the_value_head_alone():
+    actor = fixture.actor_critic(trained=0.3)
+    state, _ = figures_of(actor, played(actor), value_only=True)
+    before, after = (
+        [jax.tree.leaves(nnx.filter_state(p, f)) for f in (nnx.Not(ValueParam), ValueParam)]
+        for p in (actor[1], state.params)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(before[0], after[0], strict=True))
+    assert all(not np.array_equal(a, b) for a, b in zip(before[1], after[1], strict=True))
+
+
+def test_value_gradient_does_not_enter_the_adapter():
+    """With one reward for all, whitened advantages are nearly 0 while the value loss is large."""
+    actor = fixture.actor_critic()
+    sequences = [dataclasses.replace(s, rewards=np.float32([0, 100])) for s in played(actor)]
+    _, figures = figures_of(actor, sequences, lam=1.0)
+    assert figures["value_grad_norm"] > 10 and figures["grad_norm"] < 1e-3
+
+
+@pytest.mark.parametrize("ratio", ["turn", "turn_mean"])
+def test_more_epochs_move_the_ratio(ratio):
+    actor = fixture.actor_critic(trained=0.3)
+    _, figures = figures_of(actor, played(actor), ratio=ratio, epochs=2, minibatches=2, kl=0.1, entropy=0.01)
+    assert figures["ratio_max"] > 1.001 and np.isfinite(figures["policy_loss"])
+
+
+def test_figures_of_an_iteration_by_hand():
+    rows = [
+        fixture.build([1, 2], [([3, 4], [5]), ([6], [])], [0.5, 1.0], "a", "full", [0, 0, -1, -2, 0, -3]),
+        fixture.build([1, 2], [([3], [])], [0.5], "a", "text_only", [0, 0, -1]),
+        fixture.build([1, 2], [([3], [])], [9.0], "b", "full", [0, 0, -1]),
+    ]
+    batch = pad(rows, (8,), 2, rows=4)
+    shift = np.zeros((4, 8), np.float32)
+    shift[0, 5] = 0.5
+    old = ppo.Old(batch.logprobs + shift, batch.logprobs + 0.1 * batch.action, batch.action * 2.0, batch.rewards * 0.5)
+    goal = ppo.Targets(batch.rewards, batch.rewards, batch.rewards)
+    figures = ppo.describe(rows, batch, old, goal)
+    assert figures["reward"] == pytest.approx(11 / 3) and figures["turns"] == pytest.approx(4 / 3)
+    assert figures["reward/full"] == pytest.approx(5.25) and figures["reward/text_only"] == 0.5
+    assert figures["reward_std"] == pytest.approx(np.std([1.5, 0.5, 9.0]))
+    assert figures["reward_std_siblings"] == pytest.approx(0.5)
+    assert figures["tokens"] == pytest.approx(5 / 3) and figures["entropy"] == 2
+    assert figures["dlogp_max"] == 0.5 and figures["dlogp_p95"] == pytest.approx(0.4)
+    assert figures["kl"] == pytest.approx((4 * (np.exp(0.1) - 1.1) + np.exp(-0.4) - 0.6) / 5, rel=1e-5)
+    assert figures["explained_variance"] == pytest.approx(0.75)
+
+
+def test_micro_batches_hold_rows_of_like_length():
+    lengths = np.array([3, 9, 4, 16, 8])
+    found = list(ppo.micro_batches(np.array([4, 0, 1, 3]), lengths, 3, (4, 8, 16)))
+    assert [(rows.tolist(), width) for rows, width in found] == [([3, 1, 4], 16), ([0, 5, 5], 4)]
+
+
+@pytest.mark.parametrize(
+    "setting,message",
+    [
+        ({"ratio": "sentence"}, "token, turn, turn_mean"),
+        ({"baseline": "none"}, "value, siblings"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"lam": 1.5}, "lam"),
+        ({"micro_batch": 0}, "micro_batch"),
+        ({"baseline": "siblings", "samples": 1}, "samples"),
+        ({"minibatches": 9}, "minibatches"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(setting, message, tmp_path):
+    graphdef, _, _ = fixture.actor_critic()
+    with pytest.raises(InputError, match=message):
+        ppo.make_update(graphdef, fixture.ppo_config(**setting), BUCKETS, fixture.TURNS, tmp_path)
+
+
+def test_not_a_number_stops_the_run_with_the_batch(tmp_path):
+    graphdef, params, frozen = actor = fixture.actor_critic()
+    sequences = [dataclasses.replace(s, rewards=np.float32([np.nan, 0])) for s in played(actor)]
+    state = ppo.init(copy(params), fixture.ppo_config())
+    update = updater(graphdef, tmp_path, nonfinite_limit=2, minibatches=2)
+    with pytest.raises(FloatingPointError, match=r"nonfinite_2\.npz"):
+        update(state, frozen, params, sequences, np.random.default_rng(0))
+    with np.load(tmp_path / "nonfinite_2.npz") as found:
+        assert found["tokens"].shape == (4, 16) and np.isnan(found["rewards"]).any()
+        assert {"old_logprobs", "advantages", "turn_mask"} <= set(found)

@@ -1,0 +1,264 @@
+"""The sampler against full recomputation without a cache, transformers and the chi-square distribution."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy import stats
+
+from mma_jax.models.heads import ActorCritic
+from mma_jax.models.llama import Llama, LlamaConfig
+from mma_jax.sampling import step
+from mma_jax.sampling.sampler import Sampler
+from mma_jax.types import InputError
+
+CONFIG = LlamaConfig(vocab_size=23, width=16, layers=2, heads=4, kv_heads=2, head_dim=8, hidden=24, rope_theta=100.0)
+STOPS = (0, 1)
+SLOTS, CHUNKS = (24, 48, 80), (4, 16)
+KEYS = np.random.default_rng(1).integers(0, 2**32, (8, 2), dtype=np.uint32)
+
+
+@pytest.fixture(scope="module")
+def model() -> ActorCritic:
+    """Weights large enough that the distributions are peaked, and a value head that is not zero."""
+    model = ActorCritic(Llama(CONFIG, rngs=nnx.Rngs(0)), 8, nnx.Rngs(1))
+    model.model.lm_head.kernel.set_value(model.model.lm_head.kernel[...] * 3)
+    model.value.w2.set_value(jax.random.normal(jax.random.key(2), model.value.w2.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def sampler(model):
+    """Batches of three rows, shared by the tests because compiling takes most of their time."""
+    return Sampler(model, STOPS, SLOTS, CHUNKS, block=3)
+
+
+@pytest.fixture(scope="module")
+def alone(model):
+    """One row at a time and prompts in pieces of another size."""
+    return Sampler(model, STOPS, (80,), (8,), block=1)
+
+
+def prompts(n, low=1, high=20, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(2, CONFIG.vocab_size, rng.integers(low, high)).tolist() for _ in range(n)]
+
+
+def check(model, history, completion, key, temperature):
+    """Tokens, log-probabilities and value, recomputed from the whole row without a cache."""
+    hidden = model.model(jnp.array([history + completion.tokens]))[0]
+    logits = np.asarray(model.model.logits(hidden), np.float64)
+    for i, (token, logprob) in enumerate(zip(completion.tokens, completion.logprobs, strict=True)):
+        position = len(history) + i
+        scaled = logits[position - 1] / (temperature or 1.0)
+        noise = jax.random.gumbel(jax.random.fold_in(jax.random.wrap_key_data(key), position), scaled.shape)
+        assert token == np.argmax(scaled + (np.asarray(noise) if temperature else 0))
+        np.testing.assert_allclose(logprob, scaled[token] - np.logaddexp.reduce(scaled), atol=1e-4)
+    np.testing.assert_allclose(completion.value, model.values(hidden)[len(history) - 1], atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.2, 1.0])
+def test_log_probabilities_agree_alone_padded_batched_and_cached(model, sampler, alone, temperature):
+    """DESIGN §6.6 over three turns in which ever fewer rows, of different lengths, take part."""
+    session, histories = sampler.open(nnx.state(model), rows=7, slots=24), [[] for _ in range(7)]
+    for turn, rows in enumerate([[0, 1, 2, 3, 4, 5, 6], [6, 1, 4, 3], [4, 1]]):
+        new = prompts(len(rows), seed=turn)
+        session.extend(rows, new)
+        for row, ids in zip(rows, new, strict=True):
+            histories[row] += ids
+        completions = session.sample(rows, KEYS[rows], max_new=6, temperature=temperature)
+        for row, completion in zip(rows, completions, strict=True):
+            check(model, histories[row], completion, KEYS[row], temperature)
+            if row in (1, 4):
+                single = alone.open(nnx.state(model), rows=1, slots=80)
+                single.extend([0], [histories[row]])
+                again = single.sample([0], KEYS[[row]], 6, temperature)[0]
+                assert again.tokens == completion.tokens
+                np.testing.assert_allclose(again.logprobs, completion.logprobs, atol=1e-4)
+            histories[row] += completion.tokens
+            assert session.length(row) == len(histories[row])
+
+
+def test_greedy_equals_transformers(tmp_path):
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    from mma_jax.models.convert import load_llama
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=31, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=24, initializer_range=0.5, bos_token_id=2, eos_token_id=0, pad_token_id=1,
+    )  # fmt: skip
+    peer = transformers.LlamaForCausalLM(config).eval()
+    peer.save_pretrained(tmp_path)
+    model = load_llama(str(tmp_path), jnp.float32, jnp.float32)
+    histories = [[*ids, 2] for ids in prompts(3)]
+    session = Sampler(model, (0,), (64,), (16,)).open(nnx.state(model), rows=3, slots=64)
+    session.extend(range(3), histories)
+    for completion, history in zip(session.sample(range(3), KEYS[:3], 24, 0.0), histories, strict=True):
+        output = peer.generate(torch.tensor([history]), do_sample=False, max_new_tokens=24)
+        assert completion.tokens == output[0, len(history) :].tolist()
+        assert np.isnan(completion.value)  # a plain Llama
+
+
+def test_zero_temperature_is_argmax_without_a_division():
+    logits = np.array([[-1e30, 3.0, 2.9], [1e30, -1e30, 0.0]], np.float32)
+    with jax.debug_nans(True), jax.debug_infs(True):
+        token, logprob = step.draw(logits, KEYS[:2], np.array([5, 6]), np.float32(0.0))
+    assert token.tolist() == [1, 0]
+    np.testing.assert_allclose(logprob, [-np.log(1 + np.exp(-0.1)), 0.0], atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_follow_the_distribution(temperature):
+    logits = np.array([0.0, 1.0, -1.0, 2.0, 0.5, -0.5, 1.5], np.float32)
+    n = 8000
+    keys = np.random.default_rng(0).integers(0, 2**32, (n, 2), dtype=np.uint32)
+    token, logprob = jax.jit(step.draw)(np.tile(logits, (n, 1)), keys, np.arange(n) % 50, np.float32(temperature))
+    p = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
+    assert stats.chisquare(np.bincount(token, minlength=7), n * p).pvalue > 1e-3
+    np.testing.assert_allclose(logprob, np.log(p)[token], atol=1e-5)
+
+
+def test_keys_depend_on_position_alone(model, sampler):
+    """DESIGN §6.15: the same text and key give the same completion in any row, another key or position another."""
+    ids = prompts(1)[0]
+    session = sampler.open(nnx.state(model), rows=6, slots=24)
+    session.extend(range(6), [ids] * 6)
+    drawn = [c.tokens for c in session.sample([5, 0, 3, 1], KEYS[[0, 1, 0, 2]], 12, 2.0)]
+    assert drawn[0] == drawn[2]
+    assert len({tuple(tokens) for tokens in drawn}) == 3
+    token, _ = step.draw(np.zeros((8, 99), np.float32), KEYS[[0] * 8], np.arange(8), np.float32(1))
+    assert len(set(token.tolist())) > 4
+
+
+def test_stops_and_truncation(model, sampler):
+    """DESIGN §6.7: a finished completion ends with its stop id, a truncated one has none; both then go on."""
+    session, histories = sampler.open(nnx.state(model), rows=8, slots=48), prompts(8)
+    session.extend(range(8), histories)
+    limits = [1, 2, 3, 4, 9, 9, 9, 9]
+    first = session.sample(range(8), KEYS, limits, 2.0)
+    assert {c.finished for c in first} == {True, False}
+    for completion, limit in zip(first, limits, strict=True):
+        assert completion.finished == (completion.tokens[-1] in STOPS)
+        assert not set(completion.tokens[:-1]) & set(STOPS)
+        assert len(completion.tokens) <= limit and (completion.finished or len(completion.tokens) == limit)
+    session.extend([1, 2, 3], [[5], [6], []])  # some continue at once, from the token sampled last
+    second = session.sample(range(8), KEYS, 3, 2.0)
+    for row, new in zip(range(8), [[], [5], [6], [], [], [], [], []], strict=True):
+        check(model, histories[row] + first[row].tokens + new, second[row], KEYS[row], 2.0)
+
+
+def test_rows_grow_into_the_next_bucket_while_they_are_sampled(model):
+    """Text that crosses two bucket sizes equals text in one large cache."""
+    ids = prompts(3, low=5, high=9)
+    texts = []
+    for buckets, slots in (((12, 20, 60), 12), ((60,), 60)):
+        session = Sampler(model, (), buckets, (4,)).open(nnx.state(model), rows=3, slots=slots)
+        session.extend(range(3), ids)
+        texts.append([c.tokens for c in session.sample(range(3), KEYS[:3], [30, 20, 3], 1.0)])
+    assert texts[0] == texts[1]
+    assert [len(tokens) for tokens in texts[0]] == [30, 20, 3]
+
+
+def test_other_rows_are_left_alone(model, sampler):
+    session = sampler.open(nnx.state(model), rows=5, slots=48)
+    session.extend(range(5), prompts(5))
+    session.sample(range(5), KEYS[:5], 4, 1.0)
+    before = jax.tree.map(lambda cache: np.array(cache[jnp.array([0, 2, 3])]), session._caches)
+    session.extend([1, 4], prompts(2, seed=3))
+    session.sample([4, 1], KEYS[:2], 8, 1.0)
+    after = jax.tree.map(lambda cache: np.array(cache[jnp.array([0, 2, 3])]), session._caches)
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_copies_share_a_prompt_and_part_ways(model, sampler):
+    shared, own = prompts(1, low=18)[0], prompts(4, seed=5)
+    session = sampler.open(nnx.state(model), rows=4, slots=24)
+    session.extend([2, 1], [shared, [7, 7]])
+    session.copy([2, 2], [0, 3])
+    session.extend(range(4), own)
+    histories = [shared + own[0], [7, 7, *own[1]], shared + own[2], shared + own[3]]
+    for row, completion in enumerate(session.sample(range(4), KEYS[:4], 4, 1.0)):
+        check(model, histories[row], completion, KEYS[row], 1.0)
+
+
+def test_reset_rows_take_other_text(model, sampler):
+    session = sampler.open(nnx.state(model), rows=2, slots=24)
+    session.extend([0, 1], prompts(2))
+    session.sample([0, 1], KEYS[:2], 5, 1.0)
+    session.reset([1])
+    assert session.length(1) == 0
+    session.extend([1], [[3, 4, 5]])
+    check(model, [3, 4, 5], session.sample([1], KEYS[[1]], 5, 1.0)[0], KEYS[1], 1.0)
+
+
+def test_forced_tokens_are_not_sampled(model):
+    """DESIGN §6.14: after 5 only 6 may follow, after 6 only 0; both carry log-probability 0."""
+    table = np.full(CONFIG.vocab_size, -1, np.int32)
+    table[5], table[6] = 6, 0
+    session = Sampler(model, STOPS, (24,), (4,), forced_next=table).open(nnx.state(model), rows=2, slots=24)
+    session.extend([0, 1], [[9, 5], [9, 8]])
+    forced, free = session.sample([0, 1], KEYS[:2], 5, 1.0)
+    assert (forced.tokens, forced.logprobs, forced.forced) == ([6, 0], [0.0, 0.0], [True, True])
+    assert forced.finished
+    assert free.forced[0] is False and free.logprobs[0] < 0
+
+
+def test_compilations_do_not_exceed_the_buckets_over_mixed_rollouts(model, sampler):
+    """DESIGN §6.12: sessions, turns, lengths, subsets, temperatures and weights vary, shapes do not."""
+    rng = np.random.default_rng(0)
+    state = nnx.state(model)
+    for rollout in range(50):
+        n = int(rng.integers(1, 8))
+        session = sampler.open(state, n, int(rng.choice(SLOTS)))
+        for _turn in range(2):
+            rows = rng.permutation(n)[: rng.integers(1, n + 1)].tolist()
+            session.extend(rows, prompts(len(rows), high=30, seed=rollout))
+            session.sample(rows, KEYS[: len(rows)], int(rng.integers(1, 6)), float(rng.choice([0.0, 0.5, 1.0])))
+        state = jax.tree.map(lambda x: x * 0.999, state)
+    assert 1 <= sampler.prefill._cache_size() <= len(SLOTS) * len(CHUNKS)
+    assert 1 <= sampler.decode._cache_size() <= len(SLOTS)
+
+
+def test_what_does_not_fit_is_refused_before_anything_runs(model):
+    sampler = Sampler(model, STOPS, SLOTS, CHUNKS)
+    with pytest.raises(InputError, match=r"81 slots.*80"):
+        sampler.open(nnx.state(model), 2, 81)
+    session = sampler.open(nnx.state(model), 2, 24)
+    session.extend([0], [[2] * 70])
+    with pytest.raises(InputError, match=r"70 tokens and 11 more"):
+        session.extend([1, 0], [[3], [4] * 11])
+    assert [session.length(row) for row in (0, 1)] == [70, 0]
+    session.extend([1], [[3]])
+    with pytest.raises(InputError, match=r"70 tokens and 11 more"):
+        session.sample([1, 0], KEYS[:2], 11, 1.0)
+    assert sampler.prefill._cache_size() == sampler.decode._cache_size() == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "keys", "max_new", "temperature"),
+    [
+        ([0, 0], KEYS[:2], 3, 1.0),
+        ([0, 2], KEYS[:2], 3, 1.0),
+        ([0, 1], KEYS[:2], 3, 1.0),  # row 1 is empty
+        ([0], KEYS[:2], 3, 1.0),
+        ([0], KEYS[:1].astype(np.int64), 3, 1.0),
+        ([0], KEYS[:1], 0, 1.0),
+        ([0], KEYS[:1], 3, -1.0),
+    ],
+)
+def test_wrong_calls_are_refused(model, sampler, rows, keys, max_new, temperature):
+    session = sampler.open(nnx.state(model), 2, 24)
+    session.extend([0], [[2, 3]])
+    with pytest.raises(ValueError):
+        session.sample(rows, keys, max_new, temperature)
+
+
+def test_empty_buckets_are_refused(model):
+    with pytest.raises(InputError, match="slots_buckets"):
+        Sampler(model, STOPS, (), CHUNKS)
+    with pytest.raises(InputError, match="chunk_buckets"):
+        Sampler(model, STOPS, SLOTS, (0, 4))
