@@ -21,7 +21,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["mma_jax", "mma_jax.*"]),
-    package_data={"mma_jax.assets": ["*.safetensors", "*.json"], "mma_jax.reports": ["*.js", "*.css", "*.html"]},
+    package_data={"mma_jax.assets": ["*.safetensors", "*.json", "l0_tiny/*"], "mma_jax.reports": ["*.js", "*.css", "*.html"]},
     python_requires=">=3.11",
     install_requires=[
         "jax>=0.10",
@@ -36,6 +36,8 @@ setup(
         "grain>=0.2.10",
         "ml_collections>=1.0",
         "absl-py>=2.1",
+        "jinja2>=3.1",
+        "tensorboardX>=2.6",
         "numpy>=2.0",
         "scipy>=1.17",
         "pillow>=11",

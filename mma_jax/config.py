@@ -76,6 +76,7 @@ def base() -> ConfigDict:
     config.eval.language_protocols = "ooma,lomo,full_catalog,interactive"  # that agents with a language model play
     config.eval.batch = 256  # episodes played side by side
     config.eval.traces = 5  # episodes kept for the trace viewer, per method, protocol and family
+    config.eval.probes = 50  # evidence calls per family whose worth is measured by scoring without them
     config.eval.bootstrap = 2000
     config.eval.reference = "RuleRouter-Fuse"  # what every method is compared with
 

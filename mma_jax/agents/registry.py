@@ -133,11 +133,14 @@ def plays(name: str, protocol: str, reference: str) -> bool:
     """Whether a method has something to say in a protocol.
 
     Ask_User exists under "interactive" alone, so those who ask play there, beside the reference they are compared with
-    (for all others it would be "ooma" again); the reward's exploiters are tried on "ooma" only.
+    (for all others it would be "ooma" again); the reward's exploiters are tried on "ooma" only, and under stress the
+    bounds, which read no evidence, say nothing.
     """
     method = METHODS[name]
     if protocol == "interactive":
         return method.asks or name == reference
+    if protocol.startswith("stress_"):
+        return name == reference or not (method.asks or method.exploits or method.needs_world)
     return not method.asks and (protocol == "ooma" or not method.exploits)
 
 

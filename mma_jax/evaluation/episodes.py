@@ -34,8 +34,18 @@ from mma_jax.types import (
 
 PARTS = {"train": TRAIN, "valid": VALID, "test": TEST}
 
-PROTOCOLS = {"ooma": OOMA, "lomo": LOMO, "full_catalog": OOMA, "interactive": OOMA}
-"""Families of each protocol. "interactive" plays the very episodes of "ooma", with Ask_User allowed."""
+PROTOCOLS = {
+    "ooma": OOMA,
+    "lomo": LOMO,
+    "full_catalog": OOMA,
+    "interactive": OOMA,
+    "stress_wrong": OOMA,
+    "stress_stale": OOMA,
+}
+"""Families of each protocol."""
+
+SAME = {"interactive": "ooma", "stress_wrong": "ooma", "stress_stale": "ooma"}
+"""Protocols that play another's very episodes: with Ask_User allowed, or with tools that lie."""
 
 CHUNK = 256  # queries scored against the whole catalogue at a time
 

@@ -21,11 +21,14 @@ from mma_jax.data.missing import realizable
 from mma_jax.data.sources import load
 from mma_jax.data.splits import positives, split
 from mma_jax.data.world import World
+from mma_jax.envs.budget import CountTokens, estimate_tokens
 from mma_jax.envs.environment import Environment
+from mma_jax.envs.unfaithful import UnfaithfulEnvironment
 from mma_jax.evaluation import episodes as episode_builder
 from mma_jax.evaluation.checks import asked_protocols, options
 from mma_jax.evaluation.views import View, build_view, training_rows
 from mma_jax.features.images import ImageStore
+from mma_jax.models.tokenizer import Chat, load_tokenizer
 from mma_jax.retrieval import pools
 from mma_jax.types import FAMILIES, Dataset, Episode, InputError, Mask
 
@@ -139,9 +142,9 @@ class Experiment:
 
     @functools.cache  # noqa: B019
     def episodes(self, part: str, protocol: str) -> list[Episode]:
-        """Episodes of one part and protocol; "interactive" plays those of "ooma"."""
-        if protocol == "interactive":
-            return self.episodes(part, "ooma")
+        """Episodes of one part and protocol."""
+        if protocol in episode_builder.SAME:
+            return self.episodes(part, episode_builder.SAME[protocol])
         path = self.prepared / "episodes" / f"{part}_{protocol}.npz"
         if (found := episode_builder.load(path)) is not None:
             return found
@@ -174,8 +177,21 @@ class Experiment:
 
     @functools.cache  # noqa: B019 - one for all methods: it remembers prompts and answers
     def environment(self, part: str, protocol: str, summaries: str = "") -> Environment:
-        """The environment of a part's evidence. summaries: overrides the config's."""
-        return Environment(self.view(part).evidence, options(self.config, protocol, summaries))
+        """The environment of a part's evidence; under stress its tools lie in the test part. summaries: overrides the
+        config's."""
+        evidence, settings = self.view(part).evidence, options(self.config, protocol, summaries)
+        if part == "test" and protocol.startswith("stress_"):
+            cases = [episode.case for episode in self.episodes(part, protocol)]
+            lie = protocol.removeprefix("stress_")
+            return UnfaithfulEnvironment(evidence, settings, lie, cases, self.config.seed, self.count_tokens)
+        return Environment(evidence, settings, self.count_tokens)
+
+    @functools.cached_property
+    def count_tokens(self) -> CountTokens:
+        """Tokens of a text, for the environment's budgets: estimated, or as the model's own tokenizer has it."""
+        if self.config.env.count == "estimate":
+            return estimate_tokens
+        return Chat(load_tokenizer(self.config.model.path)).count
 
     def check(self) -> None:
         """Raise InputError for what the settings and the data together make impossible (see `checks` for settings)."""

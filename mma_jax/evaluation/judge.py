@@ -102,6 +102,7 @@ def trace(trajectory: Trajectory, alpha: float, titles: tuple[str, ...]) -> dict
                 "reward": turn.reward,
                 "error": turn.error,
                 "null": turn.null,
+                "value": None if math.isnan(turn.value) else turn.value,
             }
             for turn in trajectory.turns
         ],

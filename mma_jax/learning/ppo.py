@@ -24,7 +24,7 @@ from mma_jax.learning import losses, returns
 from mma_jax.learning.checkpoint import Checkpoints
 from mma_jax.learning.panel import Panel
 from mma_jax.learning.sequences import Batch, Sequence, bucket_of, pad, siblings
-from mma_jax.learning.state import TrainState, adam, apply, create, for_policy_and_value, stop_if_stuck
+from mma_jax.learning.state import TrainState, adam, apply, copy, create, for_policy_and_value, stop_if_stuck
 from mma_jax.types import InputError
 
 BASELINES = ("value", "siblings")
@@ -157,7 +157,7 @@ def make_update(graphdef: nnx.GraphDef, config: Any, buckets: tuple[int, ...], t
         gradient, figures = jax.grad(loss_fn, has_aux=True)(params, frozen, *inputs)
         return jax.tree.map(jnp.add, total, gradient), figures
 
-    @functools.partial(jax.jit, donate_argnums=(0, 2))
+    @functools.partial(jax.jit, donate_argnums=0)
     def apply_sum(state: TrainState, loss: jax.Array, gradient: nnx.State, learn_policy: bool):
         return apply(optimizer, state, loss, gradient, learn_policy)
 
@@ -385,9 +385,8 @@ def train(
         InputError, FloatingPointError: see `make_update`.
     """
     update = make_update(graphdef, config, buckets, turns, panel.directory)
-    reference = state.params
-    found = checkpoints.latest(state)
-    start, state, extra = found or (0, jax.tree.map(jnp.copy, state), {"panel": 0})
+    reference = copy(state.params)
+    start, state, extra = checkpoints.latest(state) or (0, copy(state), {"panel": 0})
     panel.rewind(extra["panel"], start)
     for iteration in tqdm(range(start, config.iterations), initial=start, total=config.iterations, desc="ppo"):
         sequences, measured = collect(state.params, iteration)

@@ -172,7 +172,7 @@ def optimizer(config) -> optax.GradientTransformationExtraArgs:
 
 
 def make_step(graph: nnx.GraphDef, tx: optax.GradientTransformationExtraArgs) -> Callable:
-    """step(state: TrainState, batches) -> (state, {"loss": nats per token asked for, ...}), jitted; it consumes state."""
+    """step(state: TrainState, batches) -> (state, {"loss": nats per token asked for, ...}), jitted; consumes state."""
 
     def loss_fn(parameters, batches: list[Batch]):
         model = nnx.merge(graph, parameters)

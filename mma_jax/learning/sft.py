@@ -21,7 +21,7 @@ from mma_jax.learning import losses
 from mma_jax.learning.checkpoint import Checkpoints
 from mma_jax.learning.panel import Panel
 from mma_jax.learning.sequences import Batch, Sequence, bucket_of, pad
-from mma_jax.learning.state import TrainState, adam, apply, create, for_policy_and_value, stop_if_stuck
+from mma_jax.learning.state import TrainState, adam, apply, copy, create, for_policy_and_value, stop_if_stuck
 from mma_jax.types import InputError
 
 
@@ -122,8 +122,7 @@ def train(
     """
     step = make_step(graphdef, config)
     data = batches(sequences, buckets, config.batch, seed)
-    found = checkpoints.latest(state)
-    start, state, extra = found or (0, jax.tree.map(jnp.copy, state), {"panel": 0, "data": data.get_state()})
+    start, state, extra = checkpoints.latest(state) or (0, copy(state), {"panel": 0, "data": data.get_state()})
     data.set_state(extra["data"])
     panel.rewind(extra["panel"], start)
     recent = []

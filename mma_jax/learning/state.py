@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ import optax
 from flax import nnx
 
 from mma_jax.models.heads import ValueParam
+
+Tree = TypeVar("Tree")
 
 
 class TrainState(NamedTuple):
@@ -32,6 +34,12 @@ class TrainState(NamedTuple):
 def create(params: nnx.State, optimizer: optax.GradientTransformation) -> TrainState:
     """A state before its first update; it shares its arrays with `params`."""
     return TrainState(params, optimizer.init(params), *(jnp.zeros((), jnp.int32) for _ in range(3)))
+
+
+def copy(tree: Tree) -> Tree:
+    """Arrays of their own, safe from donation; committed to their devices, as those of a checkpoint are, so that what
+    is compiled for the one serves for the other."""
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, leaf.sharding, may_alias=False), tree)
 
 
 def adam(rate: float, warmup: int, max_grad_norm: float, weight_decay: float) -> optax.GradientTransformation:

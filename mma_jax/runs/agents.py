@@ -7,10 +7,11 @@ import functools
 import numpy as np
 
 from mma_jax.agents import agentcf
-from mma_jax.agents.language_model import generate
+from mma_jax.agents.language_model import Script, generate
 from mma_jax.agents.registry import Play
 from mma_jax.envs.environment import Environment
 from mma_jax.evaluation.experiment import Experiment
+from mma_jax.evaluation.results import Cell
 from mma_jax.runs.language import Language
 from mma_jax.runs.train import Trainer
 from mma_jax.types import Episode, History, Trajectory
@@ -40,6 +41,12 @@ class Agents:
             return [one.trajectory for one in played]
 
         return play
+
+    def scripted(self, cell: Cell, env: Environment, episodes: list[Episode], script: Script) -> list[Trajectory]:
+        """Episodes as a cell's agent plays them where a script does not decide for it."""
+        language, adapter = self.trainer.language, self.trainer.adapter(cell.method, cell.seed)
+        played = language.play(adapter, env, episodes, temperature=0.0, key=(cell.seed, 0), script=script)
+        return [one.trajectory for one in played]
 
     def _agentcf(self, name: str, seed: int) -> Play:
         config, language = self.config.agentcf, self.trainer.language

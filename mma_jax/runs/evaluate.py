@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,6 +16,7 @@ from mma_jax.evaluation.experiment import Experiment
 from mma_jax.evaluation.results import Cell, ResultLog, read_episodes
 from mma_jax.runs import prepare
 from mma_jax.runs.agents import Agents
+from mma_jax.runs.beyond import Beyond
 from mma_jax.runs.prepare import experiment
 from mma_jax.runs.workdir import write_atomically
 from mma_jax.types import InputError
@@ -36,6 +38,7 @@ def run(config, directory: Path, dry_run: bool) -> None:
     if not cells:
         raise InputError(f"config.methods={config.methods!r} has nothing to play in protocols {config.protocols!r}")
     agents = Agents(made)
+    study = Beyond(made, agents)
     with ResultLog(directory) as log:
         open_cells = [cell for cell in cells if not log.done(cell)]
         comparisons = directory / "comparisons.jsonl"
@@ -43,12 +46,24 @@ def run(config, directory: Path, dry_run: bool) -> None:
             comparisons.unlink(missing_ok=True)  # a kill from here on must not leave it without the new methods
         for cell in (bar := tqdm(open_cells, desc="evaluate")):
             bar.set_postfix_str(f"{cell.protocol} {cell.method}")
-            log.write(cell, *evaluate_cell(made, cell, agents))
+            log.write(cell, *evaluate_cell(made, cell, agents, study))
+    gather(directory)
     if not comparisons.exists():
         rows = compare_all(read_episodes(directory), config.eval.reference, config.eval.bootstrap)
         if not rows:
             print(f"no paired tests: {config.eval.reference} (config.eval.reference) is not among the methods played")
-        write_atomically(comparisons, "".join(json.dumps(row) + "\n" for row in rows))
+        write_atomically(comparisons, _lines(rows))
+
+
+def gather(directory: Path) -> None:
+    """DIR/regret.jsonl and DIR/information.jsonl, from what every cell has left in DIR/beyond."""
+    cells = [json.loads(path.read_text()) for path in sorted((directory / "beyond").glob("*.json"))]
+    for name in ("regret", "information"):
+        write_atomically(directory / f"{name}.jsonl", _lines(row for cell in cells for row in cell[name]))
+
+
+def _lines(rows: Iterable[dict]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def _is_asked(config, name: str, protocol: str) -> bool:
@@ -56,8 +71,13 @@ def _is_asked(config, name: str, protocol: str) -> bool:
     return not METHODS[name].needs_language_model or protocol in listed(config.eval.language_protocols)
 
 
-def evaluate_cell(made: Experiment, cell: Cell, agents: Agents) -> tuple[list[dict], list[dict], list[dict]]:
-    """Fit on training episodes, choose alpha on validation, judge on test: (result rows, episode rows, traces)."""
+def evaluate_cell(
+    made: Experiment, cell: Cell, agents: Agents, study: Beyond
+) -> tuple[list[dict], list[dict], list[dict]]:
+    """Fit on training episodes, choose alpha on validation, judge on test: (result rows, episode rows, traces).
+
+    Writes DIR/beyond/CELL.json before it returns.
+    """
     config, method = made.config, METHODS[cell.method]
     families = made.families(cell.protocol)
     can_calibrate = config.pool.kind == "calibrated" and cell.protocol != "full_catalog"
@@ -78,15 +98,8 @@ def evaluate_cell(made: Experiment, cell: Cell, agents: Agents) -> tuple[list[di
         alpha = judge.choose_alpha(validation, config.eval.alpha_step)
     trajectories = play(made.environment("test", cell.protocol), made.episodes("test", cell.protocol))
     rows = judge.episode_rows(trajectories, alpha)
-    return judge.result_rows(rows, alpha), rows, sample_traces(made, trajectories, alpha)
-
-
-def sample_traces(made: Experiment, trajectories, alpha: float) -> list[dict]:
-    """The first few played episodes of every family, for the trace viewer."""
-    kept: dict[str, list] = {}
-    for trajectory in trajectories:
-        members = kept.setdefault(trajectory.episode.family, [])
-        if trajectory.turns and len(members) < made.config.eval.traces:
-            members.append(trajectory)
-    titles = made.dataset.catalog.title
-    return [judge.trace(t, alpha, titles) for members in kept.values() for t in members]
+    found = {"regret": study.regret(cell, trajectories, alpha), "information": study.information(cell, trajectories)}
+    folder = made.directory / "beyond"
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / f"{cell.protocol}_{cell.method}_{cell.seed}.json", json.dumps(found))
+    return judge.result_rows(rows, alpha), rows, study.traces(cell, play, trajectories, alpha)

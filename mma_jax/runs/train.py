@@ -55,11 +55,11 @@ def run(config, directory: Path, dry_run: bool) -> None:
         prepare.run(config, directory, dry_run)
         return
     made = experiment(config, directory)
-    trainer = Trainer(made, Language(config))
-    for name in prepare.methods(made):
-        if name in RECIPES:
-            for seed in seeds(config):
-                trainer.adapter(name, seed)
+    wanted = [(name, seed) for name in prepare.methods(made) if name in RECIPES for seed in seeds(config)]
+    if wanted:
+        trainer = Trainer(made, Language(config))
+        for name, seed in wanted:
+            trainer.adapter(name, seed)
 
 
 class Trainer:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -94,7 +94,9 @@ class Sampler:
         """Start `rows` empty rows with room for `slots` tokens each; they grow as needed.
 
         Args:
-            state: `nnx.state` of the model.
+            state: `nnx.state` of the model, with any values.
+            rows: of the session, for good.
+            slots: tokens a row is expected to have.
 
         Raises:
             InputError: more slots than the largest bucket.
@@ -254,7 +256,7 @@ class Session:
         """int32 [R]"""
         return np.array([*values, *[fill] * (self._block - len(values))], np.int32)
 
-    def _checked(self, rows: Sequence[int]) -> list[int]:
+    def _checked(self, rows: Iterable[int]) -> list[int]:
         rows = [int(row) for row in rows]
         if len(set(rows)) < len(rows) or not all(0 <= row < self._rows for row in rows):
             raise ValueError(f"rows {rows}: must be different rows of the session's {self._rows}")
