@@ -78,6 +78,10 @@ class SentencePieceTokenizer:
         ends = [self.names["eos_token"], *_STOPS]
         self.stop_ids = tuple(dict.fromkeys(self._control[end] for end in ends if end in self._control))
 
+    def spans(self, text: str) -> list[int]:
+        """Where each token of `encode(text)` ends in the text, exclusive."""
+        return [piece.end for piece in self._pieces.encode(text, return_type="proto").pieces]
+
     def pieces(self) -> list[str]:
         """Every token as sentencepiece stores it, a blank written "\u2581": [V]."""
         return [self._pieces.id_to_piece(i) for i in range(self.vocab_size)]

@@ -13,13 +13,14 @@ import numpy as np
 from mma_jax.agents.registry import METHODS, chosen
 from mma_jax.data.splits import resolve_kind
 from mma_jax.data.statistics import statistics
-from mma_jax.envs.budget import describe
+from mma_jax.envs.budget import describe, estimate_tokens
 from mma_jax.envs.environment import Environment
 from mma_jax.envs.evidence import Evidence
 from mma_jax.evaluation.bits import bits_table
 from mma_jax.evaluation.checks import check_settings, one_of, options
 from mma_jax.evaluation.episodes import CHUNK, PARTS, recall_table
 from mma_jax.evaluation.experiment import Experiment
+from mma_jax.runs import language
 from mma_jax.runs.images import build_image_store, check_encoder
 from mma_jax.runs.workdir import write_atomically
 
@@ -116,7 +117,10 @@ def plan(made: Experiment) -> None:
         ("devices", ", ".join(map(str, jax.devices()))),
     ]
     _print_rows("plan", rows)
-    environment = Environment(Evidence(), options(config, made.protocols[0]))
+    if any(METHODS[name].needs_language_model for name in names):
+        _print_rows("language model", language.plan(config))
+    count = made.count_tokens if (Path(config.model.path) / "tokenizer_config.json").is_file() else estimate_tokens
+    environment = Environment(Evidence(), options(config, made.protocols[0]), count)
     budget = environment.budget(config.pool.size)
     _print_rows(
         "token budget", [(name, f"{value:<8} {meaning}") for name, value, meaning in describe(budget, config.pool.size)]

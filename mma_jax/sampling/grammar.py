@@ -33,18 +33,20 @@ def forced_next(tokenizer: Tokenizer, actions: Iterable[str]) -> np.ndarray:
 
 
 def examples(pool_size: int) -> list[str]:
-    """Action lines of a pool: every tool, one handle and several, scores of one and two digits."""
-    handles = [str(n + 1) for n in range(pool_size)]
-    calls = [f'{{"tool":"Analyze_{kind}","args":{{"item_id":' for kind in ("Text", "Image")]
-    lists = ["[" + ",".join(f'"{h}"' for h in handles[:n]) + "]" for n in (2, 3, pool_size)]
-    found = [call + f'"{handle}"}}}}' for call in calls for handle in handles]
-    found += [call + listed + "}}" for call in calls for listed in lists]
-    found.append('{"tool":"Retrieve_Graph","args":{"user_id":"u"}}')
+    """Action lines that cover the grammar for a pool: every handle and score beside many others."""
+    rng, handles = np.random.default_rng(0), [str(n + 1) for n in range(pool_size)]
+    found = ['{"tool":"Retrieve_Graph","args":{"user_id":"u"}}']
     for modality in ("text", "image", "behavior"):
-        found += [
-            f'{{"tool":"Ask_User","args":{{"modality_type":"{modality}","query":"{q}"}}}}' for q in ("What?", "a b")
-        ]
-    for number in range(100):
-        last, first = handles[number % pool_size], handles[(number + 1) % pool_size]
-        found.append(f'{{"tool":"Score_Candidates","args":{{"scores":{{"{first}":{number},"{last}":{number}}}}}}}')
+        for query in ("What do you look for?", "which one"):
+            found.append(f'{{"tool":"Ask_User","args":{{"modality_type":"{modality}","query":"{query}"}}}}')
+    for kind, _ in itertools.product(("Text", "Image"), range(20)):
+        order = rng.permutation(handles).tolist()
+        found += [f'{{"tool":"Analyze_{kind}","args":{{"item_id":"{handle}"}}}}' for handle in handles]
+        for size in {min(2, pool_size), pool_size}:
+            listed = ",".join(f'"{handle}"' for handle in order[:size])
+            found.append(f'{{"tool":"Analyze_{kind}","args":{{"item_id":[{listed}]}}}}')
+    for number, _ in itertools.product(range(101), range(4)):
+        first, second, last = rng.choice(handles, 3)
+        scores = f'"{first}":{number},"{second}":{rng.integers(101)},"{last}":{number}'
+        found.append(f'{{"tool":"Score_Candidates","args":{{"scores":{{{scores}}}}}}}')
     return found

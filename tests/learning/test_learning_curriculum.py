@@ -1,19 +1,20 @@
 """The curriculum's documents, their answers worked out again from their texts."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
 from mma_jax.envs.actions import parse
-from mma_jax.envs.environment import Environment
 from mma_jax.envs.options import Options
+from mma_jax.envs.prompts import system_message
 from mma_jax.envs.tools import toolbox
 from mma_jax.envs.tools.schema import handles
 from mma_jax.learning import curriculum
 from mma_jax.learning.curriculum import SKILLS, TOPICS, Stage
 
-FINAL = Stage(1.0, 0.7, 0.9)
+FINAL = Stage(1.0, 0.7, 1.0, 0.9)
 MEANING = {word: number for number, topic in enumerate(TOPICS) for word in topic}
 
 
@@ -52,33 +53,53 @@ def test_level_is_exact_for_small_sums_and_grows():
 
 def test_scoring_answers_are_sums_over_meanings():
     for document in documents("scoring"):
-        answer, scored = json.loads(document[-2][1]), json.loads(document[-1][1])
+        answer, scored = json.loads(document[-2].text), json.loads(document[-1].text)
         assert list(scored["args"]["scores"].values()) == expected(answer)
         assert list(scored["args"]["scores"]) == list(answer["items"])
+
+
+def test_lookup_shows_what_it_asks_for():
+    for answer, scored in documents("lookup"):
+        numbers = [int(n) for n in re.findall(r',"score":(\d+)', answer.text)]
+        assert list(json.loads(scored.text)["args"]["scores"].values()) == numbers
+        assert answer.thoughts == ()
 
 
 def test_numbers_of_synonyms_count_for_each_other():
     met = 0
     for document in documents("scoring"):
-        answer = json.loads(document[-2][1])
+        answer = json.loads(document[-2].text)
         known = {w for f in answer["profile"].values() if isinstance(f, dict) for w in f}
         weight = weights(answer["profile"])
         met += sum(weight.get(MEANING[w], 0) > 0 and w not in known for e in answer["items"].values() for w in words(e))
     assert met > 50
 
 
-def test_match_writes_the_level_behind_every_word():
-    for [(role, text)] in documents("match"):
-        assert role == "drill"
-        profile, _, stream = text.partition("\n")
-        weight, tokens = weights(json.loads(profile)["profile"]), stream.split()
-        for word, number in zip(tokens[::2], tokens[1::2], strict=True):
-            assert int(number) == curriculum.level(weight.get(MEANING[word], 0))
+def test_thoughts_are_what_a_reader_would_count():
+    """Every thought, from the text before it alone."""
+    for [said] in documents("reading"):
+        weight = weights(json.loads(said.text)["profile"])
+        entries = said.text.index('"items":')
+        for thought in said.thoughts:
+            read = said.text[: thought.at + 1]
+            if thought.kind == curriculum.WORD:
+                word = re.findall(r"\w+", read)[-1]
+                assert thought.level == curriculum.level(weight.get(MEANING[word], 0))
+            else:
+                begun = max(read.rindex(mark) for mark in ('":{', '":[') if mark in read[entries:])
+                said_words = [w for w in re.findall(r"\w+", read[begun:]) if w in MEANING]
+                assert thought.level == curriculum.level(sum(weight.get(MEANING[w], 0) for w in said_words))
+
+
+def test_every_entry_ends_with_its_total():
+    for [said] in documents("reading"):
+        totals = [t.level for t in said.thoughts if t.kind == curriculum.TOTAL]
+        assert totals == expected(json.loads(said.text))
 
 
 def test_taken_levels_follow_counts_and_mentions():
     for document in documents("taken"):
-        answer, scored = json.loads(document[-2][1]), json.loads(document[-1][1])["args"]["scores"]
+        answer, scored = json.loads(document[-2].text), json.loads(document[-1].text)["args"]["scores"]
         for handle, number in answer["taken"].items():
             near = sum(handle in n["near"] for n in answer["neighbors"])
             assert scored[handle] == min(9, number // 10 + 2 * min(near, 2))
@@ -88,16 +109,18 @@ def test_taken_levels_follow_counts_and_mentions():
 def test_actions_are_valid_in_the_environment(skill):
     tools = toolbox(Options(interactive=True))
     for document in documents(skill):
-        assert parse(document[-1][1], tools, handles(30)).error == ""
+        assert parse(document[-1].text, tools, handles(30)).error == ""
 
 
 def test_no_document_goes_on_from_a_call_to_a_score():
     """The routing is what SFT and PPO teach: pre-training must not show it."""
     for skill in SKILLS:
         for document in documents(skill):
-            assert sum(role == "assistant" for role, _ in document) <= 1
+            assert sum(said.role == "assistant" for said in document) <= 1
 
 
-def test_symbols_are_what_the_environment_writes():
-    said = " ".join(piece for piece in curriculum.symbols()).lower()
-    assert "rerank" in said and Environment is not None
+def test_the_environment_s_own_texts_are_few_tokens():
+    """The system message, 20 candidate lines and a score map in the order of ten tokens a candidate."""
+    sentences = [piece for piece in curriculum.symbols() if len(piece) > 40]
+    message = system_message(Options(), toolbox(Options())).lower().replace(" ", "\u2581")
+    assert sum(len(piece) for piece in sentences if piece in message) > 0.7 * len(message)

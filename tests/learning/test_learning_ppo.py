@@ -1,6 +1,8 @@
 import dataclasses
 import functools
 import json
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from mma_jax.learning import ppo
 from mma_jax.learning.checkpoint import Checkpoints
 from mma_jax.learning.panel import Panel
 from mma_jax.learning.sequences import pad, siblings
+from mma_jax.learning.state import copy
 from mma_jax.models.heads import ValueParam
 from mma_jax.models.llama import empty_caches
 from mma_jax.types import InputError
@@ -21,20 +24,17 @@ BUCKETS = (16,)
 KEY = jax.random.key(7)
 T = fixture.ppo_config().temperature
 MAKE = ppo.make_update
+STUCK = Path(tempfile.mkdtemp())  # where an update that cannot go on leaves its batch
 
 
 @functools.cache
-def compiled(graphdef, settings, directory):
+def compiled(graphdef, settings):
     config = fixture.ppo_config(**dict(settings))
-    return MAKE(graphdef, config, BUCKETS, fixture.TURNS, directory)
+    return MAKE(graphdef, config, BUCKETS, fixture.TURNS, STUCK)
 
 
-def updater(graphdef, tmp_path=None, **settings):
-    return compiled(graphdef, tuple(sorted(settings.items())), tmp_path)
-
-
-def copy(tree):
-    return jax.tree.map(jnp.copy, tree)
+def updater(graphdef, **settings):
+    return compiled(graphdef, tuple(sorted(settings.items())))
 
 
 def hit(ids):
@@ -52,9 +52,9 @@ def played(actor, iteration=0, samples=2):
 def figures_of(actor, sequences, value_only=False, rng=0, **settings):
     """(state after one update, its figures)"""
     graphdef, params, frozen = actor
-    state = ppo.init(copy(params), fixture.ppo_config(**settings))
+    state = copy(ppo.init(params, fixture.ppo_config(**settings)))
     update = updater(graphdef, **settings)
-    return update(state, frozen, params, sequences, np.random.default_rng(rng), value_only)
+    return update(state, frozen, copy(params), sequences, np.random.default_rng(rng), value_only)
 
 
 # DESIGN §6, by rule
@@ -118,13 +118,12 @@ def test_rule_4_tokens_of_observations_change_no_advantage():
     assert (short.advantages[batch.turn_mask] != 0).all() and not short.advantages[~batch.turn_mask].any()
 
 
-@pytest.mark.parametrize("settings", [{"micro_batch": 8}, {"micro_batch": 3}])
-def test_rule_5_update_is_invariant_to_micro_batch_split(settings):
-    """8 rows in two micro-batches of 4, one of 8, and three of 3 of which one is filled up."""
+def test_rule_5_update_is_invariant_to_micro_batch_split():
+    """8 rows in two micro-batches of 4, and in three of 3 of which one is filled up."""
     actor = fixture.actor_critic(trained=0.3)
     sequences = [s for s in fixture.random_sequences(30) if len(s) <= 16][:8]
     state, figures = figures_of(actor, sequences)
-    other, others = figures_of(actor, sequences, **settings)
+    other, others = figures_of(actor, sequences, micro_batch=3)
     for name in ("policy_loss", "value_loss", "grad_norm", "value_grad_norm", "kl", "entropy", "explained_variance"):
         assert others[name] == pytest.approx(figures[name], rel=1e-4, abs=1e-5), name
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(other.params), strict=True):
@@ -191,7 +190,7 @@ def test_rule_10_value_starts_at_0_and_comes_to_explain_while_a_toy_bandit_is_le
     assert records[0]["value"] == 0 and records[0]["explained_variance"] == pytest.approx(0, abs=1e-6)
     assert np.mean([record["explained_variance"] for record in records[2:7]]) > 0.1
     rewards = [record["reward"] for record in records]
-    assert np.mean(rewards[:3]) < 0.5 and np.mean(rewards[-5:]) > 1.7
+    assert np.mean(rewards[:3]) < 0.4 and np.mean(rewards[-5:]) > 1
     assert records[-1]["reward/full"] == pytest.approx(records[-1]["reward"])
 
 
@@ -207,17 +206,16 @@ def test_first_iterations_may_train_the_value_head_alone():
 
 
 def test_value_gradient_does_not_enter_the_adapter():
-    """With one reward for all, whitened advantages are nearly 0 while the value loss is large."""
+    """With one turn and one reward for all, whitened advantages are 0 while the value loss is large."""
     actor = fixture.actor_critic()
-    sequences = [dataclasses.replace(s, rewards=np.float32([0, 100])) for s in played(actor)]
-    _, figures = figures_of(actor, sequences, lam=1.0)
+    sequences = [fixture.build(s.tokens[:3], [(s.tokens[3:5], [])], [100]) for s in played(actor)]
+    _, figures = figures_of(actor, sequences)
     assert figures["value_grad_norm"] > 10 and figures["grad_norm"] < 1e-3
 
 
-@pytest.mark.parametrize("ratio", ["turn", "turn_mean"])
-def test_more_epochs_move_the_ratio(ratio):
+def test_more_epochs_move_the_ratio():
     actor = fixture.actor_critic(trained=0.3)
-    _, figures = figures_of(actor, played(actor), ratio=ratio, epochs=2, minibatches=2, kl=0.1, entropy=0.01)
+    _, figures = figures_of(actor, played(actor), ratio="turn_mean", epochs=2, minibatches=2, kl=0.1, entropy=0.01)
     assert figures["ratio_max"] > 1.001 and np.isfinite(figures["policy_loss"])
 
 
@@ -267,13 +265,17 @@ def test_settings_that_cannot_be_meant_are_refused(setting, message, tmp_path):
         ppo.make_update(graphdef, fixture.ppo_config(**setting), BUCKETS, fixture.TURNS, tmp_path)
 
 
-def test_not_a_number_stops_the_run_with_the_batch(tmp_path):
+def test_not_a_number_stops_the_run_with_the_batch():
     graphdef, params, frozen = actor = fixture.actor_critic()
     sequences = [dataclasses.replace(s, rewards=np.float32([np.nan, 0])) for s in played(actor)]
-    state = ppo.init(copy(params), fixture.ppo_config())
-    update = updater(graphdef, tmp_path, nonfinite_limit=2, minibatches=2)
-    with pytest.raises(FloatingPointError, match=r"nonfinite_2\.npz"):
-        update(state, frozen, params, sequences, np.random.default_rng(0))
-    with np.load(tmp_path / "nonfinite_2.npz") as found:
-        assert found["tokens"].shape == (4, 16) and np.isnan(found["rewards"]).any()
+    state, reference, rng = copy(ppo.init(params, fixture.ppo_config())), copy(params), np.random.default_rng(0)
+    update = updater(graphdef)
+    for _ in range(2):
+        state, figures = update(state, frozen, reference, sequences, rng)
+    assert figures["skipped"] == 2
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, state.params, reference)))
+    with pytest.raises(FloatingPointError, match=r"nonfinite_3\.npz"):
+        update(state, frozen, reference, sequences, rng)
+    with np.load(STUCK / "nonfinite_3.npz") as found:
+        assert found["tokens"].shape == (8, 16) and np.isnan(found["rewards"]).any()
         assert {"old_logprobs", "advantages", "turn_mask"} <= set(found)

@@ -1,0 +1,140 @@
+"""Pre-training: the loss sees what it should, the optimizer gets the matrices it should, a few steps learn."""
+
+import types
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from mma_jax.learning import curriculum, pretrain
+from mma_jax.learning.contrastive import matrices
+from mma_jax.learning.curriculum import Said, Stage, Thought
+from mma_jax.learning.state import create
+from mma_jax.models.llama import Llama, LlamaConfig
+from mma_jax.models.tokenizer import load_tokenizer, train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    train_tokenizer(folder, curriculum.corpus(), curriculum.symbols(), curriculum.CONTROL, 2600, curriculum.TEMPLATE)
+    return pretrain.Encoder(load_tokenizer(folder))
+
+
+@pytest.fixture(scope="module")
+def model(encoder):
+    shape = LlamaConfig(encoder.tokenizer.vocab_size, 32, 2, 2, 1, 16, 48, 1e4, None, 1e-5, True)
+    return Llama(shape, rngs=nnx.Rngs(0))
+
+
+def asked(encoder, document):
+    """(token, what is asked at it, kind) in words."""
+    found, pieces = encoder(document), encoder.tokenizer.pieces()
+    return [
+        (pieces[found.ids[at]], pieces[answer], pretrain.KINDS[kind])
+        for at, answer, kind in zip(found.where, found.target, found.kind, strict=True)
+    ]
+
+
+def test_thoughts_are_asked_at_the_token_that_holds_them(encoder):
+    text = '{"profile":{"red":3},"items":{"1":["red","sky"],"2":["sky"]}}'
+    ends = [text.index('red","sky') + 2, text.index('","sky') + 2, text.index('"],"2') + 1]
+    thoughts = tuple(
+        Thought(at, kind, 3)
+        for at, kind in zip(ends, (curriculum.WORD, curriculum.PARTIAL, curriculum.TOTAL), strict=True)
+    )
+    assert asked(encoder, [Said("tool", text, thoughts)]) == [
+        ("red", "\u25813", "word"),
+        ('","', '":3,"', "partial"),
+        ('"],"', '":3,"', "total"),
+    ]
+
+
+def test_an_assistant_is_asked_for_every_token_and_its_end(encoder):
+    found = asked(encoder, [Said("tool", "{}"), Said("assistant", curriculum.score_map([3, 0]))])
+    assert [answer for _, answer, kind in found if kind == "map"] == ['":3,"', '":0}']
+    assert found[0] == ("<|assistant|>", '{"tool":"', "other")
+    assert found[-1][1:] == ("<|end|>", "other")
+    assert [after for _, after, _ in found[:-1]] == [at for at, _, _ in found[1:]]  # each the next one's place
+
+
+def test_batches_depend_on_seed_and_step_alone(encoder):
+    first, again, other = (pretrain.make_batches(encoder, 0, step, 0.6) for step in (5, 5, 6))
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True))
+    assert not np.array_equal(first[0].tokens, other[0].tokens)
+
+
+@pytest.mark.parametrize("progress", [phase.start for phase in pretrain.PHASES])
+def test_every_phase_fills_its_rows(encoder, progress):
+    rows = next(p.rows for p in pretrain.PHASES if p.start == progress)
+    shapes = [batch.tokens.shape for batch in pretrain.make_batches(encoder, 0, 1, progress)]
+    assert shapes == [(n, length) for n, length in zip(rows, pretrain.LENGTHS, strict=True) if n]
+
+
+def test_padding_keeps_places_and_answers(encoder):
+    documents = [encoder(curriculum.reading(np.random.default_rng(n), Stage(0, 0, 0, 0))) for n in range(3)]
+    batch = pretrain.pad(documents, 128)
+    real = batch.kind >= 0
+    assert real.sum() == sum(len(document.where) for document in documents)
+    for row, document in enumerate(documents):
+        mine = real & (batch.where // 128 == row)
+        assert np.array_equal(batch.where[mine] % 128, document.where)
+        assert np.array_equal(batch.target[mine], document.target)
+
+
+def test_cross_entropy_equals_a_plain_softmax(encoder, model):
+    batch = pretrain.make_batches(encoder, 0, 1, 0.3)[0]
+    found = np.asarray(pretrain.cross_entropy(model, batch))
+    logits = np.asarray(model.logits(model(batch.tokens)), np.float64)
+    logits -= logits.max(-1, keepdims=True)
+    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    rows, columns = np.divmod(batch.where, batch.tokens.shape[1])
+    np.testing.assert_allclose(found, -log_probs[rows, columns, batch.target], atol=1e-4)
+
+
+def test_muon_takes_every_matrix_of_the_blocks_and_nothing_else(model):
+    numbers = matrices(nnx.state(model))
+    chosen = {
+        jax.tree_util.keystr(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(
+            numbers, is_leaf=lambda x: isinstance(x, optax.contrib.MuonDimensionNumbers)
+        )
+        if isinstance(leaf, optax.contrib.MuonDimensionNumbers)
+    }
+    assert len(chosen) == 7 * 2  # q, k, v, o, gate, up, down of two blocks
+    assert all("kernel" in name for name in chosen)
+
+
+def test_forms_of_a_word_start_together_and_words_apart(encoder, model):
+    pretrain.tie_forms(model, encoder.tokenizer.pieces(), np.random.default_rng(0))
+    table = np.asarray(model.embed_tokens.embedding[...])
+
+    def cosine(a, b):
+        x, y = (table[encoder.tokenizer.encode(text)[0]] for text in (a, b))
+        return x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+
+    assert cosine("rustic", " rustic") > 0.95
+    assert abs(cosine("rustic", " vase")) < 0.6
+    assert 0.4 < cosine(" 3", '":3,"') < 0.95
+
+
+def test_a_few_steps_learn(encoder, model):
+    settings = types.SimpleNamespace(steps=12, muon_rate=0.02, adam_rate=3e-3, weight_decay=0.0)
+    graph, parameters = nnx.split(model)
+    parameters = jax.tree.map(jax.numpy.copy, parameters)  # the step consumes them
+    optimizer = pretrain.optimizer(settings)
+    step, state, losses = pretrain.make_step(graph, optimizer), create(parameters, optimizer), []
+    for n in range(settings.steps):
+        state, figures = step(state, pretrain.make_batches(encoder, 0, n, 0.0))
+        losses.append(float(figures["loss"]))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_gates_measure_what_is_right(encoder, model):
+    """A model that always says one number is right exactly as often as that number is asked for."""
+    graph, parameters = nnx.split(nnx.clone(model))
+    found = pretrain.make_gates(graph, encoder, 2, 448, 7)(parameters)
+    assert set(found) >= {"match", "count", "lookup", "scoring"}
+    assert all(0 <= share <= 1 for share in found.values())
