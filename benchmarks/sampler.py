@@ -66,7 +66,9 @@ def compare(rounds: int, tunix: str | None) -> None:
                     if (result := peer.run(task)) is None:
                         print(f"{name} is left out: {peer.complaint()}")
                         del peers[name]
-                    elif round_:
+                        continue
+                    print(f"round {round_} {task} {name} {json.dumps(result)}", file=sys.stderr, flush=True)
+                    if round_:
                         seconds.setdefault((task, name), []).append(result)
         for peer in peers.values():
             peer.process.kill()

@@ -38,6 +38,9 @@ RANGES: dict[str, tuple[float, float]] = {
 CHOICES: dict[str, tuple[str, ...]] = {
     "pool.kind": pools.KINDS,
     "evidence.parts": ("train", "all"),
+    "env.count": ("estimate", "model"),
+    "model.dtype": ("float32", "bfloat16"),
+    "sampler.forced": ("on", "off"),
     "graph.index": ("hnsw", "flat"),
     "graph.source": ("interactions", "copurchases"),
 }
@@ -56,7 +59,9 @@ def check_settings(config) -> None:
     seeds(config)
     for protocol in asked_protocols(config):
         # the environment itself refuses what does not fit its turns and context
-        Environment(Evidence(), options(config, protocol)).budget(config.pool.size)
+        environment = Environment(Evidence(), options(config, protocol))
+        if config.env.count == "estimate":
+            environment.budget(config.pool.size)
 
 
 def value_of(config, key: str):

@@ -28,6 +28,7 @@ from mma_jax.evaluation import episodes as episode_builder
 from mma_jax.evaluation.checks import asked_protocols, options
 from mma_jax.evaluation.views import View, build_view, training_rows
 from mma_jax.features.images import ImageStore
+from mma_jax.models.convert import L0_TINY
 from mma_jax.models.tokenizer import Chat, load_tokenizer
 from mma_jax.retrieval import pools
 from mma_jax.types import FAMILIES, Dataset, Episode, InputError, Mask
@@ -191,7 +192,7 @@ class Experiment:
         """Tokens of a text, for the environment's budgets: estimated, or as the model's own tokenizer has it."""
         if self.config.env.count == "estimate":
             return estimate_tokens
-        return Chat(load_tokenizer(self.config.model.path)).count
+        return Chat(load_tokenizer(self.config.model.path or L0_TINY)).count
 
     def check(self) -> None:
         """Raise InputError for what the settings and the data together make impossible (see `checks` for settings)."""

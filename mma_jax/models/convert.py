@@ -22,6 +22,10 @@ _BUFFER = "rotary_emb.inv_freq"  # a constant that early checkpoints carry along
 _HEAD = "lm_head.weight"  # some checkpoints store it although the embedding is the head
 
 
+L0_TINY = pathlib.Path(__file__).parent.parent / "assets" / "l0_tiny"
+"""The embedded base model, made by `--config.run=pretrain`; what an empty config.model.path means."""
+
+
 def load_llama(folder: str | os.PathLike, dtype=jnp.float32, param_dtype=jnp.float32) -> Llama:
     """Reads a folder that `transformers` wrote for `LlamaForCausalLM`.
 

@@ -16,7 +16,7 @@ from mma_jax.agents.language_model import Played
 from mma_jax.envs.environment import Environment
 from mma_jax.envs.observations import NULL
 from mma_jax.evaluation.checks import listed, numbers
-from mma_jax.models.convert import load_llama, read_config
+from mma_jax.models.convert import L0_TINY, load_llama, read_config
 from mma_jax.models.heads import TRAINABLE, ActorCritic
 from mma_jax.models.llama import Llama, LlamaConfig
 from mma_jax.models.lora import add_lora
@@ -24,9 +24,6 @@ from mma_jax.models.tokenizer import Chat, load_tokenizer
 from mma_jax.sampling import grammar
 from mma_jax.sampling.sampler import Sampler
 from mma_jax.types import Episode, InputError
-
-L0_TINY = Path(__file__).parent.parent / "assets" / "l0_tiny"
-"""The embedded base model, made by `--config.run=pretrain`."""
 
 BLOCK = 16  # rows the sampler computes at a time where there is no accelerator
 

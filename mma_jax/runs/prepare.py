@@ -20,6 +20,7 @@ from mma_jax.evaluation.bits import bits_table
 from mma_jax.evaluation.checks import check_settings, one_of, options
 from mma_jax.evaluation.episodes import CHUNK, PARTS, recall_table
 from mma_jax.evaluation.experiment import Experiment
+from mma_jax.models.convert import L0_TINY
 from mma_jax.runs import language
 from mma_jax.runs.images import build_image_store, check_encoder
 from mma_jax.runs.workdir import write_atomically
@@ -119,7 +120,8 @@ def plan(made: Experiment) -> None:
     _print_rows("plan", rows)
     if any(METHODS[name].needs_language_model for name in names):
         _print_rows("language model", language.plan(config))
-    count = made.count_tokens if (Path(config.model.path) / "tokenizer_config.json").is_file() else estimate_tokens
+    there = (Path(config.model.path or L0_TINY) / "config.json").is_file()
+    count = made.count_tokens if there else estimate_tokens
     environment = Environment(Evidence(), options(config, made.protocols[0]), count)
     budget = environment.budget(config.pool.size)
     _print_rows(

@@ -1,0 +1,139 @@
+"""Training and playing the language-model agents from a config, on a base model of random weights."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from mma_jax.config import base
+from mma_jax.evaluation.results import Cell
+from mma_jax.learning import curriculum
+from mma_jax.models.convert import save_llama
+from mma_jax.models.llama import Llama, LlamaConfig
+from mma_jax.models.tokenizer import load_tokenizer, train_tokenizer
+from mma_jax.runs import evaluate, train
+from mma_jax.runs.agents import Agents
+from mma_jax.runs.language import Language
+from mma_jax.runs.prepare import experiment
+from mma_jax.types import InputError
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    train_tokenizer(folder, curriculum.corpus(), curriculum.symbols(), curriculum.CONTROL, 2600, curriculum.TEMPLATE)
+    shape = LlamaConfig(load_tokenizer(folder).vocab_size, 32, 1, 2, 1, 16, 48, 1e4, None, 1e-5, True)
+    save_llama(Llama(shape, rngs=nnx.Rngs(0)), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(checkpoint):
+    config = base()
+    config.methods = "RuleRouter-Fuse,ReAct,MMA-SFT,MMA-Auto"
+    config.protocols = "ooma"
+    config.model.path = str(checkpoint)
+    config.world.n_items, config.world.n_users, config.world.images = 120, 250, False
+    config.pool.size = 5
+    config.episodes.train, config.episodes.valid, config.episodes.test = 60, 6, 8
+    config.graph.source = "copurchases"
+    config.env.turns, config.env.context, config.env.count = 3, 512, "model"
+    config.sampler.slots, config.sampler.chunks, config.sampler.max_new, config.sampler.rows = "512", "32,256", 24, 8
+    config.sft.steps, config.sft.batch, config.sft.episodes, config.sft.checkpoint_every = 4, 4, 20, 2
+    config.ppo.iterations, config.ppo.prompts, config.ppo.samples, config.ppo.query = 2, 2, 2, 1
+    config.ppo.value_only, config.ppo.checkpoint_every, config.ppo.temperature = 1, 1, 1.0
+    config.eval.bootstrap, config.eval.traces, config.eval.probes = 20, 1, 2
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(config, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run")
+    train.run(config, directory, dry_run=False)
+    return directory
+
+
+def panel(directory, method):
+    return [json.loads(line) for line in (directory / "train" / method / "0" / "panel.jsonl").open()]
+
+
+def test_train_leaves_a_panel_and_checkpoints_for_every_agent(trained, config):
+    assert panel(trained, "MMA-SFT")[-1]["iteration"] == config.sft.steps
+    last = panel(trained, "MMA-Auto")[-1]
+    assert last["iteration"] == config.ppo.iterations
+    assert {"reward", "kl", "entropy", "invalid_rate", "query_reward", "dlogp_max", "alarms"} <= set(last)
+    assert any(name.startswith("query_reward/") for name in last)
+    assert last["dlogp_max"] < 1e-3  # sampler and trainer compute the same
+
+
+def test_a_rerun_trains_nothing_again(trained, config):
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("panel.jsonl")}
+    train.run(config, trained, dry_run=False)
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("panel.jsonl")} == before
+
+
+def test_ppo_starts_from_the_imitator(trained, config):
+    made = experiment(config, trained)
+    trainer = train.Trainer(made, Language(config))
+    imitator, agent = (trainer.adapter(name, 0) for name in ("MMA-SFT", "MMA-Auto"))
+    distance = sum(float(np.abs(a - b).sum()) for a, b in zip(*map(jax.tree.leaves, (imitator, agent)), strict=True))
+    scratch = trainer.language.adapter(0)
+    learned = sum(float(np.abs(a - b).sum()) for a, b in zip(*map(jax.tree.leaves, (imitator, scratch)), strict=True))
+    assert 0 < distance < learned
+
+
+def test_support_and_query_share_no_user(trained, config):
+    trainer = train.Trainer(experiment(config, trained), Language(config))
+    support, query = trainer.split(support=True), trainer.split(support=False)
+    users = [{e.user for found in side.values() for e in found} for side in (support, query)]
+    assert not users[0] & users[1]
+    assert 0.6 < len(users[0]) / len(users[0] | users[1]) < 0.95
+    assert set(support) == set(query)
+
+
+def test_natural_mixture_by_hand():
+    shares = train.natural(["full", "no_text", "text_only"], missing=0.25)
+    raw = np.array([0.75**3, 0.25 * 0.75**2, 0.75 * 0.25**2])
+    np.testing.assert_allclose(shares, raw / raw.sum())
+
+
+def test_evaluate_plays_agents_beside_scripts(trained, config):
+    evaluate.run(config, trained, dry_run=False)
+    rows = [json.loads(line) for line in (trained / "results.jsonl").open()]
+    assert {row["method"] for row in rows} == {"RuleRouter-Fuse", "ReAct", "MMA-SFT", "MMA-Auto"}
+    regret = [json.loads(line) for line in (trained / "regret.jsonl").open()]
+    assert {row["method"] for row in regret} == {"RuleRouter-Fuse", "ReAct", "MMA-SFT", "MMA-Auto"}
+    traces = [json.loads(line) for line in (trained / "traces.jsonl").open()]
+    assert all("counterfactuals" in trace and "value" in trace["turns"][0] for trace in traces)
+
+
+def test_untrained_adapter_is_the_base_model(config):
+    """ReAct is the base model: LoRA starts as the identity, whatever its seed."""
+    language = Language(config)
+    tokens = np.arange(12, dtype=np.int32)[None]
+    plain = language.base(tokens)
+    for seed in (0, 1):
+        adapted = nnx.merge(language.graph, language.adapter(seed), language.frozen).model(tokens)
+        np.testing.assert_array_equal(np.asarray(plain), np.asarray(adapted))
+
+
+def test_agentcf_plays_with_its_memories(config, trained):
+    config = config.copy_and_resolve_references()
+    config.agentcf.interactions = 2
+    made = experiment(config, trained)
+    play = Agents(made).player("AgentCF", 0)
+    [played] = play(made.environment("test", "ooma"), made.episodes("test", "ooma")[:1])
+    assert len(played.turns) == 1
+    assert Cell(made.dataset.name, "ooma", "AgentCF", 0)
+
+
+def test_a_tokenizer_of_another_checkpoint_is_refused(config, checkpoint, tmp_path):
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((checkpoint / name).read_bytes())
+    save_llama(Llama(LlamaConfig(100, 32, 1, 2, 1, 16, 48, 1e4, None, 1e-5, True), rngs=nnx.Rngs(0)), tmp_path)
+    other = config.copy_and_resolve_references()
+    other.model.path = str(tmp_path)
+    with pytest.raises(InputError, match="not of one checkpoint"):
+        Language(other)
