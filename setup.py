@@ -21,7 +21,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["mma_jax", "mma_jax.*"]),
-    package_data={"mma_jax.assets": ["*.safetensors", "*.json", "l0_tiny/*"], "mma_jax.reports": ["*.js", "*.css", "*.html"]},
+    package_data={
+        "mma_jax.assets": ["*.safetensors", "*.json", "l0_tiny/*"],
+        "mma_jax.reports": ["*.js", "*.css", "*.html"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "jax>=0.10",

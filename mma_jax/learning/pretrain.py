@@ -230,7 +230,7 @@ def cross_entropy(model: Llama, batch: Batch) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(asked_logits(model, batch), batch.target)
 
 
-def make_gates(graph: nnx.GraphDef, encoder: Encoder, rows: int, length: int, seed: int) -> Callable:
+def make_gates(graph: nnx.GraphDef, encoder: Encoder, rows: int, seed: int) -> Callable:
     """gates(parameters) -> {skill: share of the numbers asked for that are right}, on documents drawn from `seed`.
 
     Entries and pools have their final size. "match" is whether a word occurs, "count" how many of an entry's words do,
@@ -262,7 +262,7 @@ def make_gates(graph: nnx.GraphDef, encoder: Encoder, rows: int, length: int, se
         found = {}
         for number, (name, (skill, stage, kind)) in enumerate(wanted.items()):
             rng = np.random.default_rng([seed, number])
-            batch = pad([_fitting(encoder, skill, rng, stage, length) for _ in range(rows)], length)
+            batch = pad([_fitting(encoder, skill, rng, stage) for _ in range(rows)], LENGTHS[-1])
             right = np.asarray(hits(parameters, batch))
             found[name] = round(float(right[batch.kind == KINDS.index(kind)].mean()), 4)
         return found
@@ -270,8 +270,8 @@ def make_gates(graph: nnx.GraphDef, encoder: Encoder, rows: int, length: int, se
     return gates
 
 
-def _fitting(encoder: Encoder, skill, rng: np.random.Generator, stage: Stage, length: int) -> Asked:
+def _fitting(encoder: Encoder, skill, rng: np.random.Generator, stage: Stage) -> Asked:
     while True:
         document = encoder(skill(rng, stage))
-        if len(document.ids) <= length:
+        if len(document.ids) <= LENGTHS[-1]:
             return document

@@ -135,6 +135,6 @@ def test_a_few_steps_learn(encoder, model):
 def test_gates_measure_what_is_right(encoder, model):
     """A model that always says one number is right exactly as often as that number is asked for."""
     graph, parameters = nnx.split(nnx.clone(model))
-    found = pretrain.make_gates(graph, encoder, 2, 448, 7)(parameters)
+    found = pretrain.make_gates(graph, encoder, 2, 7)(parameters)
     assert set(found) >= {"match", "count", "lookup", "scoring"}
     assert all(0 <= share <= 1 for share in found.values())
