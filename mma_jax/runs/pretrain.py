@@ -84,9 +84,9 @@ def blank(settings, encoder: pretrain.Encoder) -> Llama:
         layers=settings.layers,
         heads=settings.heads,
         kv_heads=settings.kv_heads,
-        head_dim=settings.width // settings.heads,
+        head_dim=settings.head_dim,
         hidden=settings.hidden,
-        rope_theta=10_000.0,
+        rope_theta=settings.rope_theta,
         tied=True,
     )
     model = Llama(shape, rngs=nnx.Rngs(settings.seed))
@@ -106,7 +106,7 @@ def train(graph: nnx.GraphDef, parameters: nnx.State, encoder: pretrain.Encoder,
     panel.rewind(extra["panel"], start)
     curve, losses = extra["curve"], []
     for done in tqdm(range(start + 1, settings.steps + 1), initial=start, total=settings.steps, desc="pretrain"):
-        batches = pretrain.make_batches(encoder, settings.seed, done, done / settings.steps)
+        batches = pretrain.make_batches(encoder, settings.seed, done - 1, (done - 1) / settings.steps)
         state, figures = step(state, batches)
         stop_if_stuck(state, settings.nonfinite_limit, _by_name(batches), directory)
         losses.append(figures["loss"])
