@@ -37,8 +37,7 @@ def run(config, directory: Path, dry_run: bool) -> None:
     ]
     if not cells:
         raise InputError(f"config.methods={config.methods!r} has nothing to play in protocols {config.protocols!r}")
-    agents = Agents(made)
-    study = Beyond(made, agents)
+    study = Beyond(made, Agents(made))
     with ResultLog(directory) as log:
         open_cells = [cell for cell in cells if not log.done(cell)]
         comparisons = directory / "comparisons.jsonl"
@@ -46,7 +45,7 @@ def run(config, directory: Path, dry_run: bool) -> None:
             comparisons.unlink(missing_ok=True)  # a kill from here on must not leave it without the new methods
         for cell in (bar := tqdm(open_cells, desc="evaluate")):
             bar.set_postfix_str(f"{cell.protocol} {cell.method}")
-            log.write(cell, *evaluate_cell(made, cell, agents, study))
+            log.write(cell, *evaluate_cell(made, cell, study))
     gather(directory)
     if not comparisons.exists():
         rows = compare_all(read_episodes(directory), config.eval.reference, config.eval.bootstrap)
@@ -71,9 +70,7 @@ def _is_asked(config, name: str, protocol: str) -> bool:
     return not METHODS[name].needs_language_model or protocol in listed(config.eval.language_protocols)
 
 
-def evaluate_cell(
-    made: Experiment, cell: Cell, agents: Agents, study: Beyond
-) -> tuple[list[dict], list[dict], list[dict]]:
+def evaluate_cell(made: Experiment, cell: Cell, study: Beyond) -> tuple[list[dict], list[dict], list[dict]]:
     """Fit on training episodes, choose alpha on validation, judge on test: (result rows, episode rows, traces).
 
     Writes DIR/beyond/CELL.json before it returns.
@@ -89,7 +86,7 @@ def evaluate_cell(
         world=made.world,
         seed=cell.seed,
         batch=config.eval.batch,
-        language=lambda: agents.player(cell.method, cell.seed),
+        language=lambda: study.agents.player(cell.method, cell.seed),
     )
     play = method.make(context)
     alpha = 0.0

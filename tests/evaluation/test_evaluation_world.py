@@ -9,6 +9,8 @@ from mma_jax.evaluation.bits import bits_table
 from mma_jax.evaluation.experiment import Experiment
 from mma_jax.evaluation.results import Cell
 from mma_jax.metrics.significance import compare
+from mma_jax.runs.agents import Agents
+from mma_jax.runs.beyond import Beyond
 from mma_jax.runs.evaluate import evaluate_cell
 from mma_jax.runs.images import build_image_store
 
@@ -29,7 +31,7 @@ def experiment(directory, images=True, preset="default"):
 
 def ndcg(made, method, family=None):
     """(values, users) over OOMA test episodes."""
-    _, rows, _ = evaluate_cell(made, Cell("generated", "ooma", method, 0))
+    _, rows, _ = evaluate_cell(made, Cell("generated", "ooma", method, 0), Beyond(made, Agents(made)))
     rows = [row for row in rows if family in (None, row["subset"])]
     return np.array([row["ndcg@10"] for row in rows]), np.array([row["user"] for row in rows])
 
@@ -60,7 +62,7 @@ def test_optimal_router_earns_more_than_any_router_and_exploiter(made):
     """Every scripted route is within the reach of the dynamic programme, so none may earn more (DESIGN §6.11)."""
 
     def earned(method):
-        results, _, _ = evaluate_cell(made, Cell("generated", "ooma", method, 0))
+        results, _, _ = evaluate_cell(made, Cell("generated", "ooma", method, 0), Beyond(made, Agents(made)))
         return next(r["value"] for r in results if r["metric"] == "return" and r["subset"] == "all")
 
     optimal, expert = earned("Optimal-router"), earned("Expert")
