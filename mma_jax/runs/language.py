@@ -131,6 +131,15 @@ class Language:
         return similar
 
 
+def check(config) -> None:
+    """Raise InputError, before any work, if there is no base model where the config says."""
+    if not (Path(config.model.path or L0_TINY) / "config.json").is_file():
+        raise InputError(
+            f"agents need a base model, and {config.model.path or L0_TINY} is none: give a Hugging Face folder by "
+            "--config.model.path, for example the DIR/l0_tiny that --config.run=pretrain makes"
+        )
+
+
 def plan(config) -> list[tuple[str, str]]:
     """Parameters and memory of the agents' model, from shapes alone: rows (name, value)."""
     folder = Path(config.model.path or L0_TINY)

@@ -56,6 +56,8 @@ def run(config, directory: Path, dry_run: bool) -> None:
             plan(experiment(config, Path(scratch)))
         return
     made = experiment(config, directory)
+    if any(METHODS[name].needs_language_model for name in methods(made)):
+        language.check(config)
     for problem in [*made.dataset.problems, *unreadable(made)]:
         print(f"  note: {problem}")
     show(made.dataset.name, data_statistics(made))
