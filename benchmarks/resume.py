@@ -26,7 +26,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 PRETRAIN = (
-    "--config.run=pretrain --config.pretrain.steps=12 --config.pretrain.width=32 --config.pretrain.layers=1 "
+    "--config.run=pretrain --config.pretrain.steps=12 --config.pretrain.width=32 --config.pretrain.layers=6 "
     "--config.pretrain.heads=2 --config.pretrain.kv_heads=1 --config.pretrain.head_dim=16 --config.pretrain.hidden=48 "
     "--config.pretrain.checkpoint_every=2"
 )

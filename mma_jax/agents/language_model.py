@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -180,15 +180,22 @@ def _share_openings(session, rows: list[_Row]) -> None:
     session.extend([0], [common])
     if len(rows) > 1:
         session.copy([0] * (len(rows) - 1), range(1, len(rows)))
-    sources: dict[tuple[int, ...], int] = {}
-    for n, row in enumerate(rows):
-        sources.setdefault(tuple(row.unread), n)
-    firsts = list(sources.values())
-    session.extend(firsts, [rows[n].unread[len(common) :] for n in firsts])
-    if copies := sorted(set(range(len(rows))) - set(firsts)):
-        session.copy([sources[tuple(rows[n].unread)] for n in copies], copies)
     for row in rows:
-        row.unread = []
+        row.unread = row.unread[len(common) :]
+    _read_unread(session, rows, range(len(rows)))
+
+
+def _read_unread(session, rows: list[_Row], numbers: Iterable[int]) -> None:
+    """Give the session what rows have not been computed of; what is the same text from its beginning, once."""
+    numbers, sources = list(numbers), {}
+    for n in numbers:
+        sources.setdefault(tuple(rows[n].transcript.tokens), n)
+    firsts = list(sources.values())
+    session.extend(firsts, [rows[n].unread for n in firsts])
+    if copies := sorted(set(numbers) - set(firsts)):
+        session.copy([sources[tuple(rows[n].transcript.tokens)] for n in copies], copies)
+    for n in numbers:
+        rows[n].unread = []
 
 
 def _play_turn(session, rows, temperature: float, max_new: int, context: int, script: Script | None) -> None:
@@ -196,7 +203,7 @@ def _play_turn(session, rows, temperature: float, max_new: int, context: int, sc
     sampling = [n for n, row in enumerate(rows) if row.open and row.begin(script, context)]
     if not sampling:
         return
-    session.extend(sampling, [rows[n].take_unread() for n in sampling])
+    _read_unread(session, rows, sampling)
     keys = np.stack([rows[n].key() for n in sampling])
     limits = [min(max_new, context - len(rows[n].transcript)) for n in sampling]
     for n, completion in zip(sampling, session.sample(sampling, keys, limits, temperature), strict=True):
@@ -232,10 +239,6 @@ class _Row:
 
     def key(self) -> np.ndarray:
         return sampling_key(*self._key, len(self.turns), self.episode.episode_id)
-
-    def take_unread(self) -> list[int]:
-        ids, self.unread = self.unread, []
-        return ids
 
     def begin(self, script: Script | None, context: int) -> bool:
         """Take what the script forces. Whether there is something left to sample in this turn."""

@@ -18,7 +18,6 @@ MESSAGE = 5  # tokens a chat template adds around one message
 TURN = 40  # tokens of reasoning and action in an evidence call
 LEAST_OBSERVATION = 40  # tokens, on average; a smaller one is not worth its call
 SUMMARY_SHARE = 0.5  # of the tokens that remain, to the candidates' summaries
-MOST_SUMMARY = 16  # tokens
 WEIGHTS = {"Analyze_Text": 2}  # a tool's observation against the others' 1: text needs more words
 PROFILE_SHARE = 0.25  # of an observation, to the user's profile
 PROFILE_WORD = 5  # tokens of `"nail":3,`
@@ -75,7 +74,8 @@ def budget(options: Options, pool_size: int, count_tokens: CountTokens) -> Budge
     if scored < 1:
         raise InputError(f"context of {options.context} tokens has no room to score {pool_size} candidates: raise it")
     room -= scored * entry
-    summary = min(MOST_SUMMARY, int(SUMMARY_SHARE * room) // pool_size) if options.summaries == "surviving" else 0
+    shown = options.summaries == "surviving"
+    summary = min(options.summary_tokens, int(SUMMARY_SHARE * room) // pool_size) if shown else 0
     summary = summary if summary >= LEAST_SUMMARY else 0
     observations = _divide(room - summary * pool_size, evidence_tools)
     largest = max(observations.values())

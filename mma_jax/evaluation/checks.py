@@ -118,6 +118,7 @@ def options(config, protocol: str, summaries: str = "") -> Options:
         context=env.context,
         interactive=protocol == "interactive",
         summaries=summaries or env.summaries,
+        summary_tokens=env.summary_tokens,
         graph_titles=env.graph_titles,
         graph_counts=env.graph_counts,
         max_items=env.max_items or None,

@@ -3,11 +3,10 @@
     match    a profile of words with numbers, then words, each followed by its number in the profile; 0 where neither it
              nor a synonym occurs
     reading  a profile of words with numbers, then entries. While it reads, the model is asked what it thinks: behind
-             every word that word's number, between fields the sum so far, behind an entry its sum (count). What it
-             is asked is not in the text, so it costs no tokens and the text keeps the form that tools give it. Without
-             numbers that are written (match) it was not learned in 400 steps; with them, in 250
+             every word that word's number, and there and behind the entry the sum so far (count) and the handle. What
+             it is asked is not in the text, so it costs no tokens and the text keeps the form that tools give it
     scoring  the same, and then the map of the entries' sums in the order of their handles
-    lookup   numbers written behind entries, copied to the map
+    lookup   the same with the sums written behind the entries, to be copied
     taken    a map of large numbers, answered by a map of their levels
     schema   one line of JSON that calls the tool asked for
 
@@ -48,8 +47,22 @@ TOPICS: tuple[tuple[str, ...], ...] = (
 
 FIELDS = ("title", "category", "description")
 
-WORD, PARTIAL, TOTAL = "word", "partial", "total"
-"""Kinds of thoughts: a word's level, an entry's so far, an entry's."""
+WORD, SUM, TOTAL, HANDLE = "word", "sum", "total", "handle"
+"""Kinds of thoughts: a word's level, its entry's so far, its entry's at the end, the entry's handle."""
+
+REASONING = ("try", "text", "image", "behavior", "answers", "score", "nothing")
+"""Words of an agent's reasoning that are no evidence."""
+
+MOST = 21
+"""Entries of a document."""
+
+SAID = {
+    WORD: [f" {n}" for n in range(10)],
+    SUM: [f'":{n},"' for n in range(10)],
+    TOTAL: [f'":{n},"' for n in range(10)],
+    HANDLE: [str(n) for n in range(MOST + 1)],
+}
+"""The tokens among which a thought of each kind is one, by its number."""
 
 
 class Thought(NamedTuple):
@@ -57,12 +70,7 @@ class Thought(NamedTuple):
 
     at: int
     kind: str
-    level: int
-
-    @property
-    def text(self) -> str:
-        """The token that says it."""
-        return f" {self.level}" if self.kind == WORD else f'":{self.level},"'
+    number: int
 
 
 class Said(NamedTuple):
@@ -82,8 +90,6 @@ class Stage:
 
     numbers: float  # how large the numbers are; 0: all are 1
     synonyms: float  # share of documents that use several words of one meaning; in the others a word is itself
-    words: float  # how many words an entry has; 0: one, so that counting begins as matching
-    size: float  # how many entries
 
 
 def level(total: int) -> int:
@@ -104,7 +110,7 @@ class _World:
     """A profile and what is drawn to be compared with it. One part per field of text, a single one for tags."""
 
     def __init__(self, rng: np.random.Generator, stage: Stage, image: bool):
-        self.rng, self.image, self.length = rng, image, stage.words
+        self.rng, self.image = rng, image
         if image:
             pool = [(word,) for word in _LOOKS]
         else:  # half of them with synonyms, or these would be rare
@@ -117,7 +123,7 @@ class _World:
         self.weight: dict[tuple[str, ...], int] = {}
         profile = []
         for topics in self.parts:
-            most = (5 if image else 2) + round(stage.words * (3 if image else 2))
+            most = 8 if image else 4
             known = topics[: int(rng.integers(1, most + 1))]
             words = [w for topic in known for w in rng.permutation(topic)[: rng.integers(1, 4)].tolist()][:8]
             numbers = dict(zip(words, _numbers(rng, stage, len(words)), strict=True))
@@ -127,8 +133,8 @@ class _World:
         self.profile = profile[0] if image else dict(zip(FIELDS, profile, strict=True))
 
     def words(self, part: int, most: int) -> list[tuple[str, int]]:
-        """Up to `most` words of a part, fewer while entries are short, each with its number in the profile."""
-        count, topics = int(self.rng.integers(1, 2 + round(self.length * (most - 1)))), self.parts[part]
+        """Up to `most` words of a part, each with its number in the profile."""
+        count, topics = int(self.rng.integers(1, 1 + most)), self.parts[part]
         if self.image:
             chosen = [topics[i] for i in self.rng.choice(len(topics), count, replace=False)]
         else:
@@ -143,8 +149,7 @@ class _World:
             return [("", self.words(0, 5))]
         said = [("title", self.words(0, 4))]
         for part, (field, most) in enumerate((("category", 2), ("description", 4)), start=1):
-            if self.rng.random() < self.length:
-                said.append((field, self.words(part, most)))
+            said.append((field, self.words(part, most)))
         return said
 
 
@@ -154,30 +159,26 @@ class _Writer:
     def __init__(self, text: str):
         self.text, self.thoughts = text, []
 
-    def add(self, text: str, kind: str = "", total: int = 0) -> None:
+    def add(self, text: str, **thoughts: int) -> None:
+        """Write; `thoughts` are numbers by kind."""
         self.text += text
-        if kind:
-            self.thoughts.append(Thought(len(self.text) - 1, kind, level(total)))
+        self.thoughts += [Thought(len(self.text) - 1, kind, number) for kind, number in thoughts.items()]
 
-    def entry(self, fields: list[tuple[str, list[tuple[str, int]]]]) -> int:
-        """Write an entry, return its sum."""
+    def entry(self, handle: int, fields: list[tuple[str, list[tuple[str, int]]]]) -> int:
+        """Write an entry, return its level."""
         total, image = 0, fields[0][0] == ""
         for number, (field, said) in enumerate(fields):
             if image:
                 self.add('["')
-            elif number == 0:
-                self.add(f'{{"{field}":"')
             else:
-                self.add(f'","{field}":"', PARTIAL, total)
+                self.add(f'{{"{field}":"' if number == 0 else f'","{field}":"')
             for place, (word, value) in enumerate(said):
-                if place and image:
-                    self.add('","', PARTIAL, total)
-                elif place:
-                    self.add(", " if field == "category" else " ")
-                self.add(word, WORD, value)
+                if place:
+                    self.add('","' if image else ", " if field == "category" else " ")
                 total += value
-        self.add('"]' if image else '"}', TOTAL, total)
-        return total
+                self.add(word, word=level(value), sum=level(total), handle=handle)
+        self.add('"]' if image else '"}', total=level(total), handle=handle)
+        return level(total)
 
 
 def _answer(world: _World, size: int, shown: bool = False) -> tuple[Said, list[int]]:
@@ -185,9 +186,9 @@ def _answer(world: _World, size: int, shown: bool = False) -> tuple[Said, list[i
     writer, levels = _Writer(f'{{"profile":{_dumps(world.profile)},"items":{{'), []
     for handle in range(1, size + 1):
         writer.add(f'{"," if handle > 1 else ""}"{handle}":')
-        levels.append(level(writer.entry(world.fields())))
+        levels.append(writer.entry(handle, world.fields()))
         if shown:
-            writer.add(f',"score":{levels[-1]}')
+            writer.add(f',"score":{levels[-1]}', handle=handle)
     writer.add("}}")
     return Said("tool", writer.text, tuple(writer.thoughts)), levels
 
@@ -198,8 +199,8 @@ def score_map(levels: Sequence[int]) -> str:
     return _dumps({"tool": TERMINAL, "args": {"scores": scores}})
 
 
-def _size(rng: np.random.Generator, stage: Stage) -> int:
-    return int(rng.integers(3, 4 + round(stage.size * 18)))
+def _size(rng: np.random.Generator) -> int:
+    return int(rng.integers(3, MOST + 1))
 
 
 def _draw(rng: np.random.Generator, stage: Stage) -> _World:
@@ -212,33 +213,34 @@ def match(rng: np.random.Generator, stage: Stage) -> Document:
     writer = _Writer(_dumps({"profile": world.profile}) + "\n")
     for _ in range(int(rng.integers(10, 40))):
         [(word, value)] = world.words(int(rng.integers(len(world.parts))), 1)
-        writer.add(f" {word}", WORD, value)
+        writer.add(f" {word}", word=level(value))
         writer.add(f" {level(value)}")
     return [Said("tool", writer.text, tuple(writer.thoughts))]
 
 
 def reading(rng: np.random.Generator, stage: Stage) -> Document:
     """A tool's answer alone."""
-    return [_answer(_draw(rng, stage), _size(rng, stage))[0]]
+    return [_answer(_draw(rng, stage), _size(rng))[0]]
 
 
 def lookup(rng: np.random.Generator, stage: Stage) -> Document:
     """Entries with levels behind them, then the map."""
-    answer, levels = _answer(_draw(rng, stage), _size(rng, stage), shown=True)
-    return [answer._replace(thoughts=()), Said("assistant", score_map(levels))]
+    answer, levels = _answer(_draw(rng, stage), _size(rng), shown=True)
+    return [answer, Said("assistant", score_map(levels))]
 
 
 def scoring(rng: np.random.Generator, stage: Stage, size: int = 0) -> Document:
-    """Entries, then the map; sometimes after a list of candidates."""
-    size = size or _size(rng, stage)
+    """Entries, then the map; sometimes after the messages that open an episode."""
+    size = size or _size(rng)
     answer, levels = _answer(_draw(rng, stage), size)
-    opening = [Said("user", _candidates(rng, size))] if rng.random() < 0.4 else []
-    return [*opening, answer, Said("assistant", score_map(levels))]
+    options = Options()
+    opening = [Said("system", system_message(options, toolbox(options))), Said("user", _candidates(rng, size))]
+    return [*(opening if rng.random() < 0.4 else []), answer, Said("assistant", score_map(levels))]
 
 
 def taken(rng: np.random.Generator, stage: Stage) -> Document:
     """How often candidates were taken, and who is near them: a level for each."""
-    size = _size(rng, stage)
+    size = _size(rng)
     numbers = rng.integers(0, 60, size).tolist()
     near = [rng.choice(size, rng.integers(0, 3), replace=False) + 1 for _ in range(10)]
     mentions = np.bincount(np.concatenate([np.zeros(1, int), *near]).astype(int), minlength=size + 1)[1:]
@@ -261,10 +263,12 @@ def _candidates(rng: np.random.Generator, size: int) -> str:
 
 
 def schema(rng: np.random.Generator, stage: Stage) -> Document:
-    """The system message, an instruction, the line that follows it."""
+    """The system message, candidates, an instruction, the line that follows it."""
     options = Options(interactive=bool(rng.random() < 0.3))
-    handles = sorted(rng.choice(20, int(rng.integers(1, 21)), replace=False) + 1)
-    names = [str(h) for h in handles]
+    size = _size(rng)
+    everyone = rng.random() < 0.6
+    handles = np.arange(size) if everyone else np.sort(rng.choice(size, int(rng.integers(1, size + 1)), replace=False))
+    names = [str(h + 1) for h in handles]
     items = names[0] if len(names) == 1 else names
     modality = ("text", "image", "behavior")[rng.integers(3)]
     numbers = rng.integers(0, 10, len(names)).tolist()
@@ -280,10 +284,10 @@ def schema(rng: np.random.Generator, stage: Stage) -> Document:
         "Ask_User": f" about {modality}",
         "Retrieve_Graph": "",
         TERMINAL: ": " + " ".join(f"{h} {n}" for h, n in zip(names, numbers, strict=True)),
-    }.get(name, f" for {' '.join(names)}")
+    }.get(name, "" if everyone else f" for {' '.join(names)}")
     return [
         Said("system", system_message(options, toolbox(options))),
-        Said("user", f"Call {name}{detail}"),
+        Said("user", f"{_candidates(rng, size)}\nCall {name}{detail}"),
         Said("assistant", _dumps({"tool": name, "args": calls[name]})),
     ]
 
@@ -357,7 +361,7 @@ def _sentences() -> list[str]:
 
 def corpus() -> list[str]:
     """Lines for the tokenizer: every word alone, behind a blank and behind a quote, and the environment's English."""
-    words = [word for topic in TOPICS for word in topic]
+    words = [*(word for topic in TOPICS for word in topic), *REASONING]
     tools = toolbox(Options(interactive=True))
     english = system_message(Options(interactive=True), tools).split()
     return [*words * 40, *(f" {w} {w}" for w in words * 20), *english * 10]

@@ -24,6 +24,7 @@ from mma_jax.learning import losses, returns
 from mma_jax.learning.checkpoint import Checkpoints
 from mma_jax.learning.panel import Panel
 from mma_jax.learning.sequences import Batch, Sequence, bucket_of, pad, siblings
+from mma_jax.learning.sharing import Packed, share
 from mma_jax.learning.state import TrainState, adam, apply, copy, create, for_policy_and_value, stop_if_stuck
 from mma_jax.types import InputError
 
@@ -67,8 +68,8 @@ def check(config: Any) -> None:
             raise InputError(f"ppo.{name}={config[name]}: must be between 0 and 1")
     if config.baseline == "siblings" and config.samples < 2:
         raise InputError("ppo.baseline=siblings compares samples of one episode: set ppo.samples to 2 or more")
-    if config.minibatches > config.prompts * config.samples:
-        raise InputError(f"ppo.minibatches={config.minibatches} is more than there are episodes: prompts x samples")
+    if config.minibatches > config.prompts:
+        raise InputError(f"ppo.minibatches={config.minibatches} is more than there are episodes, {config.prompts}")
 
 
 def init(params: nnx.State, config: Any) -> TrainState:
@@ -114,8 +115,10 @@ def targets(
 def make_update(graphdef: nnx.GraphDef, config: Any, buckets: tuple[int, ...], turns: int, directory: Path) -> Callable:
     """One PPO iteration's learning: config.epochs passes over the episodes, in config.minibatches updates each.
 
-    Each minibatch is split into micro-batches of config.micro_batch rows of about the same length, whose gradients are
-    summed; what they are divided by is counted over the whole minibatch, so the split changes nothing.
+    Samples of an episode stay in one minibatch. Each is split into micro-batches of config.micro_batch rows of about
+    the same length, whose gradients are summed; what they are divided by is counted over the whole minibatch, so the
+    split changes nothing. What samples of an episode begin with is computed once (`sharing`); a micro_batch that is a
+    multiple of config.samples keeps them together.
 
     Args:
         graphdef: of the ActorCritic, split by heads.TRAINABLE.
@@ -137,16 +140,17 @@ def make_update(graphdef: nnx.GraphDef, config: Any, buckets: tuple[int, ...], t
         raise InputError(f"a length bucket of {min(buckets)} tokens cannot hold {turns} turns: leave it out")
     optimizer = _optimizer(config)
 
-    def forward(params: nnx.State, frozen: nnx.State, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def forward(params: nnx.State, frozen: nnx.State, batch: Batch, packed: Packed) -> tuple[jax.Array, ...]:
         actor_critic = nnx.merge(graphdef, params, frozen)
         model = actor_critic.model
-        hidden = model(batch.tokens, remat=config.remat)
+        hidden = model(packed.tokens, packed.position, packed.segment, remat=config.remat)
+        hidden = hidden.reshape(-1, hidden.shape[-1])[packed.place]
         measured = losses.token_logprobs(model.logits, hidden, batch.tokens, batch.action, config.temperature)
         at_starts = jnp.take_along_axis(hidden, batch.starts[..., None], axis=1)
         return *measured, jnp.where(batch.turn_mask, actor_critic.values(at_starts), 0.0)
 
-    def loss_fn(params: nnx.State, frozen: nnx.State, batch: Batch, old: Old, goal: Targets, counts: dict):
-        logprobs, entropy, values = forward(params, frozen, batch)
+    def loss_fn(params, frozen, batch: Batch, packed: Packed, old: Old, goal: Targets, counts: dict):
+        logprobs, entropy, values = forward(params, frozen, batch, packed)
         loss, figures = objective(logprobs, entropy, values, batch, old, goal, counts, config)
         return loss, {"loss": loss, **figures}
 
@@ -161,13 +165,19 @@ def make_update(graphdef: nnx.GraphDef, config: Any, buckets: tuple[int, ...], t
     def apply_sum(state: TrainState, loss: jax.Array, gradient: nnx.State, learn_policy: bool):
         return apply(optimizer, state, loss, gradient, learn_policy)
 
-    def look(params: nnx.State, reference: nnx.State, frozen: nnx.State, batch: Batch, lengths: np.ndarray) -> Old:
+    def parts(batch: Batch, rows: np.ndarray, lengths: np.ndarray, group: np.ndarray) -> Iterator[tuple]:
+        """(rows, width, their batch, packed) of each micro-batch."""
+        for micro, width in micro_batches(rows, lengths, group, config.micro_batch, buckets):
+            part = crop(batch, micro, width)
+            packs = -(-config.micro_batch // config.samples)
+            yield micro, width, part, share(part.tokens, lengths[micro], group[micro], packs, buckets)
+
+    def look(params: nnx.State, reference: nnx.State, frozen: nnx.State, batch: Batch, *shape: np.ndarray) -> Old:
         old = Old(
             *(np.zeros(batch.tokens.shape, np.float32) for _ in range(3)), np.zeros(batch.rewards.shape, np.float32)
         )
-        for rows, width in micro_batches(np.arange(len(lengths)), lengths, config.micro_batch, buckets):
-            part = crop(batch, rows, width)
-            mine, theirs = jax.device_get((measure(params, frozen, part), measure(reference, frozen, part)))
+        for rows, width, *part in parts(batch, np.arange(len(batch.tokens) - 1), *shape):
+            mine, theirs = jax.device_get((measure(params, frozen, *part), measure(reference, frozen, *part)))
             for field, found in zip(old, (mine[0], theirs[0], mine[1]), strict=False):
                 field[rows, :width] = found
             old.values[rows] = mine[2]
@@ -181,14 +191,15 @@ def make_update(graphdef: nnx.GraphDef, config: Any, buckets: tuple[int, ...], t
         rng: np.random.Generator,
         value_only: bool = False,
     ) -> tuple[TrainState, dict[str, float]]:
-        count, lengths = len(sequences), np.array([len(sequence) for sequence in sequences])
+        count, group = len(sequences), np.append(siblings(sequences), len(sequences)).astype(np.int32)
+        lengths = np.array([*map(len, sequences), 0])
         batch = pad(sequences, buckets, turns, rows=count + 1)  # the last row is empty: it fills up micro-batches
-        old = look(state.params, reference, frozen, batch, lengths)
+        old = look(state.params, reference, frozen, batch, lengths, group)
         goal = jax.device_get(
             targets(
                 batch,
                 old.values,
-                np.append(siblings(sequences), count).astype(np.int32),
+                group,
                 gamma=config.gamma,
                 lam=config.lam,
                 baseline=config.baseline,
@@ -197,17 +208,18 @@ def make_update(graphdef: nnx.GraphDef, config: Any, buckets: tuple[int, ...], t
         )
         figures = [describe(sequences, batch, old, goal)]
         for _ in range(config.epochs):
-            for rows in np.array_split(rng.permutation(count), config.minibatches):
+            for chosen in np.array_split(rng.permutation(np.unique(group[:count])), config.minibatches):
+                rows = np.flatnonzero(np.isin(group, chosen))
                 counts = {
                     "tokens": np.float32(batch.action[rows].sum()),
                     "turns": np.float32(batch.turn_mask[rows].sum()),
                 }
-                total, parts = jax.tree.map(jnp.zeros_like, state.params), []
-                for micro, width in micro_batches(rows, lengths, config.micro_batch, buckets):
-                    inputs = (crop(part, micro, width) for part in (batch, old, goal))
-                    total, part = accumulate(total, state.params, frozen, *inputs, counts)
-                    parts.append(part)
-                summed = _sum(jax.device_get(parts))
+                total, shares = jax.tree.map(jnp.zeros_like, state.params), []
+                for micro, width, *part in parts(batch, rows, lengths, group):
+                    aims = (crop(aim, micro, width) for aim in (old, goal))
+                    total, figured = accumulate(total, state.params, frozen, *part, *aims, counts)
+                    shares.append(figured)
+                summed = _sum(jax.device_get(shares))
                 state, norms = apply_sum(state, summed["loss"], total, not value_only)
                 stop_if_stuck(state, config.nonfinite_limit, _arrays(batch, old, goal, rows), directory)
                 figures.append({**_fractions(summed), **jax.device_get(norms)})
@@ -275,14 +287,19 @@ def objective(
 
 
 def micro_batches(
-    rows: np.ndarray, lengths: np.ndarray, size: int, buckets: tuple[int, ...]
+    rows: np.ndarray, lengths: np.ndarray, group: np.ndarray, size: int, buckets: tuple[int, ...]
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """(rows, bucket) of `size` rows each, the longest first; the last is filled up with len(lengths), the empty row."""
-    ordered = rows[np.argsort(-lengths[rows], kind="stable")]
+    """(rows, bucket) of `size` rows each, the longest groups first and their members side by side.
+
+    The last is filled up with the empty row, which ends `lengths` and `group`.
+    """
+    longest = np.zeros(group.max() + 1, int)
+    np.maximum.at(longest, group, lengths)
+    ordered = rows[np.lexsort((group[rows], -longest[group[rows]]))]
     for start in range(0, len(ordered), size):
         chosen = ordered[start : start + size]
-        filled = np.concatenate([chosen, np.full(size - len(chosen), len(lengths))])
-        yield filled, bucket_of(int(lengths[chosen[0]]), buckets)
+        filled = np.concatenate([chosen, np.full(size - len(chosen), len(lengths) - 1)])
+        yield filled, bucket_of(int(lengths[chosen].max()), buckets)
 
 
 def crop(arrays: Any, rows: np.ndarray, width: int) -> Any:

@@ -6,7 +6,6 @@ resumes anywhere.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,18 +18,36 @@ from flax import nnx
 
 from mma_jax.learning import curriculum
 from mma_jax.learning.contrastive import matrices
-from mma_jax.learning.curriculum import SKILLS, Document, Stage
+from mma_jax.learning.curriculum import HANDLE, SAID, SKILLS, SUM, TOTAL, WORD, Document, Stage
 from mma_jax.learning.state import TrainState, apply
 from mma_jax.models.llama import Llama
 from mma_jax.models.tokenizer import SentencePieceTokenizer
 
-KINDS = ("other", curriculum.WORD, curriculum.PARTIAL, curriculum.TOTAL, "map")
-"""What is asked: an assistant's token without a number, a thought, a number that an assistant writes."""
+KINDS = ("other", "map", WORD, SUM, TOTAL, HANDLE)
+"""What is asked: an assistant's token without a number, a number that an assistant writes, the kinds of thoughts."""
 
-WEIGHTS = (0.1, 0.5, 0.5, 1.0, 1.0)
+WEIGHTS = (0.1, 1.0, 0.5, 0.3, 0.7, 0.4)
 """Of the KINDS in the loss: handles and JSON are soon known, words are many."""
 
-LENGTHS = (96, 192, 416)
+
+class Reader(NamedTuple):
+    """Where answers of some kinds are read."""
+
+    kinds: tuple[str, ...]
+    block: int  # after this many blocks; -1: after the last
+    room: float  # questions in a row, at most, per token
+
+
+READERS = (
+    Reader(("other", "map"), -1, 0.25),
+    Reader((WORD,), 3, 0.6),
+    Reader((HANDLE,), 3, 0.6),
+    Reader((SUM, TOTAL), 5, 0.6),
+)
+"""Thoughts are read early, so that later blocks build on them: sums on words, the map on sums and handles. Where all
+were read at the end, the map stayed at chance: it cannot look up what only the last block knows."""
+
+LENGTHS = (96, 192, 352, 640)
 """Tokens of a row: documents of like length are computed side by side, for attention costs the square of a row."""
 
 
@@ -43,29 +60,41 @@ class Phase(NamedTuple):
 
 
 PHASES = (
-    Phase(0.0, (32, 0, 0), {"match": 1.0}),
-    Phase(0.13, (20, 10, 0), {"match": 0.4, "reading": 0.6}),
-    Phase(0.3, (10, 12, 4), {"match": 0.1, "reading": 0.6, "lookup": 0.15, "taken": 0.1, "schema": 0.05}),
-    Phase(0.5, (6, 8, 8), {"match": 0.1, "reading": 0.2, "scoring": 0.4, "lookup": 0.1, "taken": 0.1, "schema": 0.1}),
+    Phase(0.0, (32, 0, 0, 0), {"match": 1.0}),
+    Phase(0.04, (4, 14, 5, 0), {"match": 0.1, "reading": 0.35, "scoring": 0.35, "lookup": 0.2}),
+    Phase(
+        0.5,
+        (3, 10, 6, 1),
+        {"match": 0.05, "reading": 0.15, "scoring": 0.5, "lookup": 0.1, "taken": 0.12, "schema": 0.08},
+    ),
+    Phase(
+        0.8,
+        (2, 6, 6, 3),
+        {"match": 0.05, "reading": 0.1, "scoring": 0.55, "lookup": 0.1, "taken": 0.12, "schema": 0.08},
+    ),
 )
+
+
+class Questions(NamedTuple):
+    """What one reader asks."""
+
+    where: np.ndarray  # int32 [N], index of the token at which it is asked; in a batch, of all its rows in a line
+    target: np.ndarray  # int32 [N], the token that follows, or the number of the thought
+    kind: np.ndarray  # int32 [N], of KINDS; -1 for padding
 
 
 class Batch(NamedTuple):
     """Documents, one a row."""
 
     tokens: np.ndarray  # int32 [R, T]
-    where: np.ndarray  # int32 [N], flat index of the token at which something is asked
-    target: np.ndarray  # int32 [N], the token that answers
-    kind: np.ndarray  # int32 [N], of KINDS; -1 for padding
+    asked: list[Questions]  # by each of READERS
 
 
 class Asked(NamedTuple):
     """A document as the loss sees it."""
 
     ids: np.ndarray  # int32 [L]
-    where: np.ndarray  # int32 [n], indices of tokens at which something is asked
-    target: np.ndarray  # int32 [n]
-    kind: np.ndarray  # int32 [n]
+    asked: Questions
 
 
 class Encoder:
@@ -78,7 +107,7 @@ class Encoder:
         self._wrap = {role: tokenizer.encode_control(f"<|{role}|>") for role in ("system", "user", "assistant", "tool")}
         self._begin = tokenizer.encode_control(curriculum.CONTROL[0])
         self._end = tokenizer.encode_control(curriculum.CONTROL[-1])
-        self._answer = functools.cache(lambda text: tokenizer.encode(text)[0])
+        self.said = {kind: np.array([tokenizer.encode(t)[0] for t in texts]) for kind, texts in SAID.items()}
 
     def __call__(self, document: Document) -> Asked:
         ids, asked = list(self._begin), []
@@ -95,12 +124,11 @@ class Encoder:
                 ends = np.array(self.tokenizer.spans(said.text))
                 holders = np.searchsorted(ends, [thought.at for thought in said.thoughts], side="right")
                 asked += [
-                    (len(ids) + int(n), self._answer(thought.text), KINDS.index(thought.kind))
+                    (len(ids) + int(n), thought.number, KINDS.index(thought.kind))
                     for n, thought in zip(holders, said.thoughts, strict=True)
                 ]
             ids += [*body, *self._end]
-        where, target, kind = np.array(asked, np.int32).reshape(-1, 3).T
-        return Asked(np.array(ids, np.int32), where, target, kind)
+        return Asked(np.array(ids, np.int32), Questions(*np.array(asked, np.int32).reshape(-1, 3).T))
 
 
 def phase_at(progress: float) -> tuple[Phase, Stage]:
@@ -111,10 +139,8 @@ def phase_at(progress: float) -> tuple[Phase, Stage]:
         return float(np.clip((progress - start) / (end - start), 0, 1))
 
     return phase, Stage(
-        numbers=ramp(0.45, 0.65),
-        synonyms=0.5 * ramp(0.2, 0.3),
-        words=ramp(0.13, 0.3),
-        size=0.3 + 0.7 * ramp(0.25, 0.45),
+        numbers=ramp(0.3, 0.5),
+        synonyms=0.5 * ramp(0.15, 0.25),
     )
 
 
@@ -126,37 +152,36 @@ def make_batches(encoder: Encoder, seed: int, step: int, progress: float) -> lis
     drawn: list[list[Asked]] = [[] for _ in LENGTHS]
     while any(len(rows) < wanted for rows, wanted in zip(drawn, phase.rows, strict=True)):
         document = encoder(SKILLS[names[rng.choice(len(names), p=shares / shares.sum())]](rng, stage))
-        size = len(document.ids)
-        fitting = [b for b, length in enumerate(LENGTHS) if size <= length and len(drawn[b]) < phase.rows[b]]
-        if fitting:
-            drawn[fitting[0]].append(document)
+        bucket = int(np.searchsorted(LENGTHS, len(document.ids)))
+        if bucket < len(LENGTHS) and len(drawn[bucket]) < phase.rows[bucket]:
+            drawn[bucket].append(document)
     return [pad(rows, length) for rows, length in zip(drawn, LENGTHS, strict=True) if rows]
 
 
 def pad(documents: list[Asked], length: int) -> Batch:
-    """Documents of at most `length` tokens, one a row. There is room to ask at three of four tokens."""
-    tokens, asked = np.zeros((len(documents), length), np.int32), []
+    """Documents of at most `length` tokens, one a row."""
+    tokens = np.zeros((len(documents), length), np.int32)
     for row, document in enumerate(documents):
         tokens[row, : len(document.ids)] = document.ids
-        asked.append((document.where + row * length, document.target, document.kind))
-    where, target, kind = (np.concatenate(column) for column in zip(*asked, strict=True))
-    room = tokens.size * 3 // 4
-    padding = (0, room - len(where[:room]))
-    return Batch(
-        tokens,
-        np.pad(where[:room], padding).astype(np.int32),
-        np.pad(target[:room], padding).astype(np.int32),
-        np.pad(kind[:room], padding, constant_values=-1).astype(np.int32),
-    )
+    placed = [d.asked._replace(where=d.asked.where + row * length) for row, d in enumerate(documents)]
+    every = Questions(*map(np.concatenate, zip(*placed, strict=True)))
+    return Batch(tokens, [_select(every, reader, int(tokens.size * reader.room)) for reader in READERS])
+
+
+def _select(every: Questions, reader: Reader, room: int) -> Questions:
+    mine = np.flatnonzero(np.isin(every.kind, [KINDS.index(kind) for kind in reader.kinds]))[:room]
+    padding = (0, room - len(mine))
+    where, target, kind = (column[mine] for column in every)
+    return Questions(np.pad(where, padding), np.pad(target, padding), np.pad(kind, padding, constant_values=-1))
 
 
 def tie_forms(model: Llama, pieces: list[str], rng: np.random.Generator) -> None:
-    """Start the embeddings of a word's two forms, "red" and "\u2581red", almost equal, of synonyms and of a number's
-    forms close.
+    """Start the embeddings of a word's two forms, "red" and "\u2581red", almost equal, those of synonyms and of a
+    number's forms close.
 
     `pieces` [V]: each token's text. At a random start the model would have to find out, word by word, what its
-    tokenizer hides and what word vectors of any larger corpus know. A number's forms ('":3,"', "\u25813", "3") do
-    different work, so they stay further apart.
+    tokenizer hides and what word vectors of any larger corpus know. A bare number is a handle and shares nothing with
+    the others: where they were alike, entry 7 was looked up among those that score 7.
     """
     width = model.config.width
     topic = {word: words for words in curriculum.TOPICS for word in words}
@@ -171,10 +196,37 @@ def tie_forms(model: Llama, pieces: list[str], rng: np.random.Generator) -> None
     table = np.zeros((len(pieces), width), np.float32)
     for row, piece in enumerate(pieces):
         key = re.sub(r'^[\u2581":.]+|[,"}]+$', "", piece) or piece
+        if piece.isdigit():
+            key = f"handle {piece}"
         meaning = near(key, 0.435, near(topic[key], 0.0)) if key in topic else near(key, 0.0)
         own = 0.435 if key.isdigit() else 0.1
         table[row] = (1 - own**2) ** 0.5 * meaning + own * rng.normal(size=width)
     model.embed_tokens.embedding[...] = jnp.asarray(table / width**0.5, model.embed_tokens.embedding[...].dtype)
+
+
+def attend_to_the_like(model: Llama, rng: np.random.Generator) -> None:
+    """Start every head comparing tokens by what they are and passing on what it finds.
+
+    "Mimetic" initialization (Trockman & Kolter 2023, arXiv:2305.09828): queries and keys by the same matrix, and values
+    that the output projection puts back where they were taken from.
+    """
+    shape = model.config
+    width, dim, shared = shape.width, shape.head_dim, shape.heads // shape.kv_heads
+    for block in model.layers:
+        keys = rng.normal(size=(width, shape.kv_heads, dim)) / width**0.5
+        noise = rng.normal(size=(width, shape.kv_heads, shared, dim)) / width**0.5
+        queries = 0.8 * keys[:, :, None] + 0.6 * noise
+        basis = np.linalg.qr(rng.normal(size=(width, max(width, shape.kv_heads * dim)))[:, :width])[0]
+        values = np.stack([basis[:, np.arange(h * dim, (h + 1) * dim) % width] for h in range(shape.kv_heads)], axis=1)
+        outputs = np.repeat(values[:, :, None], shared, axis=2) / shared
+        attention = block.self_attn
+        for projection, kernel in (
+            (attention.q_proj, queries.reshape(width, -1)),
+            (attention.k_proj, keys.reshape(width, -1)),
+            (attention.v_proj, values.reshape(width, -1)),
+            (attention.o_proj, outputs.reshape(width, -1).T),
+        ):
+            projection.kernel[...] = jnp.asarray(kernel, projection.kernel[...].dtype)
 
 
 def optimizer(config) -> optax.GradientTransformationExtraArgs:
@@ -202,14 +254,21 @@ def optimizer(config) -> optax.GradientTransformationExtraArgs:
     return optax.with_extra_args_support(optax.chain(optax.clip_by_global_norm(1.0), muon))
 
 
-def make_step(graph: nnx.GraphDef, tx: optax.GradientTransformationExtraArgs) -> Callable:
-    """step(state: TrainState, batches) -> (state, {"loss": nats per token asked for, ...}), jitted; consumes state."""
+def make_step(graph: nnx.GraphDef, tx: optax.GradientTransformationExtraArgs, said: dict[str, np.ndarray]) -> Callable:
+    """step(state: TrainState, batches) -> (state, {"loss": mean nats, weighted, ...}), jitted; consumes state.
+
+    said: `Encoder.said`.
+    """
 
     def loss_fn(parameters, batches: list[Batch]):
         model = nnx.merge(graph, parameters)
-        weights = [jnp.where(batch.kind >= 0, jnp.array(WEIGHTS)[batch.kind], 0.0) for batch in batches]
-        lost = sum((cross_entropy(model, b) * w).sum() for b, w in zip(batches, weights, strict=True))
-        return lost / sum(w.sum() for w in weights)
+        lost, total = 0.0, 0.0
+        for batch in batches:
+            for questions, logits in zip(batch.asked, answers(model, batch, said), strict=True):
+                weight = jnp.where(questions.kind >= 0, jnp.array(WEIGHTS)[questions.kind], 0.0)
+                cost = optax.softmax_cross_entropy_with_integer_labels(logits, questions.target)
+                lost, total = lost + (weight * cost).sum(), total + weight.sum()
+        return lost / total
 
     def step(state: TrainState, batches: list[Batch]):
         loss, gradient = jax.value_and_grad(loss_fn)(state.params, batches)
@@ -219,15 +278,14 @@ def make_step(graph: nnx.GraphDef, tx: optax.GradientTransformationExtraArgs) ->
     return jax.jit(step, donate_argnums=0)
 
 
-def asked_logits(model: Llama, batch: Batch) -> jax.Array:
-    """Logits where a token is predicted, [N, V]."""
-    hidden = model(batch.tokens)
-    return model.logits(hidden.reshape(-1, hidden.shape[-1])[batch.where])
-
-
-def cross_entropy(model: Llama, batch: Batch) -> jax.Array:
-    """-log p of each target, [N]."""
-    return optax.softmax_cross_entropy_with_integer_labels(asked_logits(model, batch), batch.target)
+def answers(model: Llama, batch: Batch, said: dict[str, np.ndarray]) -> list[jax.Array]:
+    """Logits of each of READERS, [N, V] over tokens or [N, numbers] over the tokens that say a thought's numbers."""
+    depths, found = model.depths(batch.tokens), []
+    for reader, questions in zip(READERS, batch.asked, strict=True):
+        hidden = depths[reader.block].reshape(-1, model.config.width)[questions.where]
+        tokens = said.get(reader.kinds[0])
+        found.append(model.logits(hidden) if tokens is None else hidden @ model.embed_tokens(tokens).T)
+    return found
 
 
 def make_gates(graph: nnx.GraphDef, encoder: Encoder, rows: int, seed: int) -> Callable:
@@ -239,22 +297,24 @@ def make_gates(graph: nnx.GraphDef, encoder: Encoder, rows: int, seed: int) -> C
 
     @jax.jit
     def hits(parameters, batch: Batch):
-        return asked_logits(nnx.merge(graph, parameters), batch).argmax(-1) == batch.target
+        found = answers(nnx.merge(graph, parameters), batch, encoder.said)
+        return [logits.argmax(-1) == asked.target for logits, asked in zip(found, batch.asked, strict=True)]
 
-    easy, full = Stage(0.0, 0.0, 1.0, 0.9), Stage(1.0, 0.5, 1.0, 0.9)
+    easy, full = Stage(0.0, 0.0), Stage(1.0, 0.5)
 
     def twenty(rng: np.random.Generator, stage: Stage) -> Document:
         return curriculum.scoring(rng, stage, size=20)
 
     wanted = {
-        "match": (curriculum.match, easy, curriculum.WORD),
-        "count": (curriculum.reading, easy, curriculum.TOTAL),
+        "match": (curriculum.match, easy, WORD),
+        "count": (curriculum.reading, easy, TOTAL),
         "lookup": (curriculum.lookup, full, "map"),
         "scoring": (twenty, easy, "map"),
-        "match_full": (curriculum.match, full, curriculum.WORD),
-        "flag": (curriculum.reading, easy, curriculum.WORD),
-        "count_full": (curriculum.reading, full, curriculum.TOTAL),
+        "match_full": (curriculum.match, full, WORD),
+        "flag": (curriculum.reading, easy, WORD),
+        "count_full": (curriculum.reading, full, TOTAL),
         "scoring_full": (twenty, full, "map"),
+        "handle": (curriculum.reading, full, HANDLE),
         "taken": (curriculum.taken, full, "map"),
     }
 
@@ -263,8 +323,9 @@ def make_gates(graph: nnx.GraphDef, encoder: Encoder, rows: int, seed: int) -> C
         for number, (name, (skill, stage, kind)) in enumerate(wanted.items()):
             rng = np.random.default_rng([seed, number])
             batch = pad([_fitting(encoder, skill, rng, stage) for _ in range(rows)], LENGTHS[-1])
-            right = np.asarray(hits(parameters, batch))
-            found[name] = round(float(right[batch.kind == KINDS.index(kind)].mean()), 4)
+            right = np.concatenate(hits(parameters, batch))
+            kinds = np.concatenate([asked.kind for asked in batch.asked])
+            found[name] = round(float(right[kinds == KINDS.index(kind)].mean()), 4)
         return found
 
     return gates

@@ -13,15 +13,16 @@ import jax
 import jax.numpy as jnp
 
 BLOCK = 128  # queries at a time
+SHARED = -1  # the segment that all others read
 _NEVER = -1e30  # finite, so that a row without a single visible key gives numbers, not nan
 
 
 def causal(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None = None) -> jax.Array:
-    """Every token attends to itself and to what precedes it in its segment.
+    """Every token attends to itself and to what precedes it in its segment and in the segment SHARED.
 
     Args:
         q: [B, T, H, D]. k, v: [B, T, K, D].
-        segments: int32 [B, T], which packed sequence a token belongs to; None if a row is one sequence. Padding on the
+        segments: int32 [B, T], which packed sequence a token belongs to, or SHARED; None if a row is one sequence. Padding on the
             right needs no mask: nothing before it can see it.
 
     Returns:
@@ -35,7 +36,8 @@ def causal(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None 
         end = min(start + BLOCK, length)
         visible = position[start:end, None] >= position[:end]
         if segments is not None:
-            visible = visible & (segments[:, start:end, None] == segments[:, None, :end])
+            theirs = segments[:, None, :end]
+            visible = visible & ((segments[:, start:end, None] == theirs) | (theirs == SHARED))
         visible = jnp.broadcast_to(visible, (q.shape[0], end - start, end))
         blocks.append(_attend(q[:, :, :, start:end], k[:, :, :end], v[:, :, :end], visible))
     return _by_token(jnp.concatenate(blocks, axis=3))

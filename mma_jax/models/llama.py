@@ -175,12 +175,21 @@ class Llama(nnx.Module):
         Args:
             tokens: int32 [B, T], padded on the right with anything.
             position: int32 [B, T]; None counts from 0 in every row.
-            segments: int32 [B, T] of packed rows (give `position` too); None if a row is one sequence.
+            segments: int32 [B, T] of packed rows (give `position` too), see `attention.causal`; None if a row is one
+                sequence.
             remat: recompute each block in the backward pass instead of keeping its activations.
 
         Returns:
             [B, T, E], normalised, ready for `logits` or a value head.
         """
+        return self.norm(self._streams(tokens, position, segments, remat)[-1])
+
+    def depths(self, tokens: jax.Array) -> list[jax.Array]:
+        """The residual stream before, between and after the blocks, each normalised as if it were the last: what the
+        head reads there ("logit lens"). layers + 1 arrays [B, T, E]."""
+        return [self.norm(x) for x in self._streams(tokens)]
+
+    def _streams(self, tokens, position=None, segments=None, remat: bool = False) -> list[jax.Array]:
         if position is None:
             position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         freq = frequencies(self.config)
@@ -189,10 +198,10 @@ class Llama(nnx.Module):
             return block(x, position, segments, freq)
 
         apply = nnx.remat(apply) if remat else apply
-        x = self.embed_tokens(tokens)
+        streams = [self.embed_tokens(tokens)]
         for block in self.layers:
-            x = apply(block, x)
-        return self.norm(x)
+            streams.append(apply(block, streams[-1]))
+        return streams
 
     def extend(self, tokens: jax.Array, length: jax.Array, caches: list[Cache]) -> tuple[jax.Array, list[Cache]]:
         """Hidden states of tokens that continue cached rows.

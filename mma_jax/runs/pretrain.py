@@ -25,6 +25,7 @@ from mma_jax.models.convert import save_llama
 from mma_jax.models.llama import Llama, LlamaConfig
 from mma_jax.models.tokenizer import load_tokenizer, train_tokenizer
 from mma_jax.runs.workdir import write_atomically
+from mma_jax.types import InputError
 
 GATES = ("match", "count", "lookup", "scoring")
 """Skills that must be reached before any PPO."""
@@ -77,6 +78,8 @@ def run(config, directory: Path, dry_run: bool) -> None:
 
 def blank(settings, encoder: pretrain.Encoder) -> Llama:
     """The model before training."""
+    if settings.layers <= (needed := max(reader.block for reader in pretrain.READERS)):
+        raise InputError(f"config.pretrain.layers is {settings.layers}: sums are read after {needed}, give more")
     tokenizer = encoder.tokenizer
     shape = LlamaConfig(
         vocab_size=tokenizer.vocab_size,
@@ -90,7 +93,9 @@ def blank(settings, encoder: pretrain.Encoder) -> Llama:
         tied=True,
     )
     model = Llama(shape, rngs=nnx.Rngs(settings.seed))
-    pretrain.tie_forms(model, tokenizer.pieces(), np.random.default_rng(settings.seed))
+    rng = np.random.default_rng(settings.seed)
+    pretrain.tie_forms(model, tokenizer.pieces(), rng)
+    pretrain.attend_to_the_like(model, rng)
     return model
 
 
@@ -98,7 +103,7 @@ def train(graph: nnx.GraphDef, parameters: nnx.State, encoder: pretrain.Encoder,
     """Trained parameters, and the curve [[step, loss], ...]. Goes on from the last checkpoint if there is one."""
     settings = config.pretrain
     optimizer = pretrain.optimizer(settings)
-    step = pretrain.make_step(graph, optimizer)
+    step = pretrain.make_step(graph, optimizer, encoder.said)
     gates = pretrain.make_gates(graph, encoder, GATE_ROWS // 3, GATE_SEED)
     checkpoints, panel = Checkpoints(directory / "checkpoints", keep=2), Panel(directory, config.alarms)
     state = create(parameters, optimizer)
@@ -121,4 +126,5 @@ def train(graph: nnx.GraphDef, parameters: nnx.State, encoder: pretrain.Encoder,
 
 
 def _by_name(batches: list[pretrain.Batch]) -> dict[str, np.ndarray]:
-    return {f"{name}_{n}": array for n, batch in enumerate(batches) for name, array in batch._asdict().items()}
+    leaves = jax.tree_util.tree_leaves_with_path(batches)
+    return {jax.tree_util.keystr(path, simple=True, separator="_"): array for path, array in leaves}

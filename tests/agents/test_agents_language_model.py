@@ -54,7 +54,7 @@ def test_a_row_reads_as_the_template_would_write_it():
     assert played.trajectory.scores[:2].tolist() == [1, 9]
 
 
-def test_prompts_continue_prompts():
+def test_rule_3_prompts_continue_prompts():
     """Each turn's prompt ids start with the previous prompt + completion ids."""
     seen = []
     run(lambda text: seen.append(text) or text_then_score(text), [doubles.episode()])
@@ -123,7 +123,7 @@ def test_siblings_lie_side_by_side_with_keys_of_their_own():
     np.testing.assert_array_equal(first[0], first[2])
 
 
-def test_keys_depend_on_what_is_played_and_not_on_where():
+def test_rule_15_keys_depend_on_what_is_played_and_not_on_where():
     base = sampling_key(0, 0, 0, 0, "a")
     others = [(1, 0, 0, 0, "a"), (0, 1, 0, 0, "a"), (0, 0, 1, 0, "a"), (0, 0, 0, 1, "a"), (0, 0, 0, 0, "b")]
     assert len({tuple(base), *(tuple(sampling_key(*other)) for other in others)}) == 6
@@ -157,7 +157,7 @@ def test_a_turn_may_fill_the_context_to_its_last_token():
     assert (none.trajectory.stop_reason, len(none.trajectory.turns)) == ("context_limit", 1)
 
 
-def test_tokens_forced_by_the_grammar_are_no_actions():
+def test_rule_14_tokens_forced_by_the_grammar_are_no_actions():
     class Grammar(doubles.ScriptedSession):
         def _complete(self, row, max_new):
             completion = super()._complete(row, max_new)

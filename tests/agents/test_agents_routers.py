@@ -85,7 +85,7 @@ def test_overlap_scores_by_hand():
     assert trajectory.scores[1] == overlap.fused(notes)[1] == 1.0
 
 
-def test_exploiters_earn_less_than_an_expert_where_evidence_decides():
+def test_rule_11_exploiters_earn_less_than_an_expert_where_evidence_decides():
     """The target is the candidate that shares the user's words and stands last in the first stage (DESIGN §6.11)."""
     env = Environment(doubles.evidence(), Options(context=8192, alpha=0.3))
     episode = doubles.episode(family="text_only", pool=(3, 4, 6, 1), target=1, scores=[1.0, 0.6, 0.3, 0.2])

@@ -206,7 +206,7 @@ def fuzzed(n, seed):
             yield "".join(text)
 
 
-def test_ten_thousand_fuzzed_texts():
+def test_rule_9_ten_thousand_fuzzed_texts():
     environment = Environment(doubles.evidence(), Options())
     start, _ = environment.reset(doubles.episode())
     costs, seen = environment.options.costs, set()

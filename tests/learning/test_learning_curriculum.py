@@ -14,7 +14,7 @@ from mma_jax.envs.tools.schema import handles
 from mma_jax.learning import curriculum
 from mma_jax.learning.curriculum import SKILLS, TOPICS, Stage
 
-FINAL = Stage(1.0, 0.7, 1.0, 0.9)
+FINAL = Stage(1.0, 0.7)
 MEANING = {word: number for number, topic in enumerate(TOPICS) for word in topic}
 
 
@@ -62,7 +62,8 @@ def test_lookup_shows_what_it_asks_for():
     for answer, scored in documents("lookup"):
         numbers = [int(n) for n in re.findall(r',"score":(\d+)', answer.text)]
         assert list(json.loads(scored.text)["args"]["scores"].values()) == numbers
-        assert answer.thoughts == ()
+        shown = [t for t in answer.thoughts if t.kind == curriculum.HANDLE and answer.text[t.at].isdigit()]
+        assert [t.number for t in shown] == list(range(1, len(numbers) + 1))
 
 
 def test_numbers_of_synonyms_count_for_each_other():
@@ -79,21 +80,24 @@ def test_thoughts_are_what_a_reader_would_count():
     """Every thought, from the text before it alone."""
     for [said] in documents("reading"):
         weight = weights(json.loads(said.text)["profile"])
-        entries = said.text.index('"items":')
+        items = said.text.index('"items":')
         for thought in said.thoughts:
             read = said.text[: thought.at + 1]
-            if thought.kind == curriculum.WORD:
-                word = re.findall(r"\w+", read)[-1]
-                assert thought.level == curriculum.level(weight.get(MEANING[word], 0))
-            else:
-                begun = max(read.rindex(mark) for mark in ('":{', '":[') if mark in read[entries:])
-                said_words = [w for w in re.findall(r"\w+", read[begun:]) if w in MEANING]
-                assert thought.level == curriculum.level(sum(weight.get(MEANING[w], 0) for w in said_words))
+            begun = list(re.finditer(r'"(\d+)":[{\[]', read[items:]))[-1]
+            found = [w for w in re.findall(r"\w+", read[items + begun.end() :]) if w in MEANING]
+            values = [weight.get(MEANING[w], 0) for w in found]
+            answers = {
+                curriculum.WORD: curriculum.level(values[-1]),
+                curriculum.SUM: curriculum.level(sum(values)),
+                curriculum.TOTAL: curriculum.level(sum(values)),
+                curriculum.HANDLE: int(begun[1]),
+            }
+            assert thought.number == answers[thought.kind]
 
 
 def test_every_entry_ends_with_its_total():
     for [said] in documents("reading"):
-        totals = [t.level for t in said.thoughts if t.kind == curriculum.TOTAL]
+        totals = [t.number for t in said.thoughts if t.kind == curriculum.TOTAL]
         assert totals == expected(json.loads(said.text))
 
 

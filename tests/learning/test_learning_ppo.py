@@ -242,9 +242,16 @@ def test_figures_of_an_iteration_by_hand():
 
 
 def test_micro_batches_hold_rows_of_like_length():
-    lengths = np.array([3, 9, 4, 16, 8])
-    found = list(ppo.micro_batches(np.array([4, 0, 1, 3]), lengths, 3, (4, 8, 16)))
+    lengths = np.array([3, 9, 4, 16, 8, 0])
+    alone = np.arange(6)
+    found = list(ppo.micro_batches(np.array([4, 0, 1, 3]), lengths, alone, 3, (4, 8, 16)))
     assert [(rows.tolist(), width) for rows, width in found] == [([3, 1, 4], 16), ([0, 5, 5], 4)]
+
+
+def test_micro_batches_keep_samples_of_an_episode_together():
+    lengths, group = np.array([3, 9, 4, 16, 8, 0]), np.array([0, 1, 1, 0, 2, 3])
+    found = list(ppo.micro_batches(np.arange(5), lengths, group, 2, (4, 8, 16)))
+    assert [(rows.tolist(), width) for rows, width in found] == [([0, 3], 16), ([1, 2], 16), ([4, 5], 8)]
 
 
 @pytest.mark.parametrize(

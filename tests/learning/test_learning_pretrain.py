@@ -11,6 +11,7 @@ from flax import nnx
 from mma_jax.learning import curriculum, pretrain
 from mma_jax.learning.contrastive import matrices
 from mma_jax.learning.curriculum import Said, Stage, Thought
+from mma_jax.learning.pretrain import Questions
 from mma_jax.learning.state import create
 from mma_jax.models.llama import Llama, LlamaConfig
 from mma_jax.models.tokenizer import load_tokenizer, train_tokenizer
@@ -25,30 +26,32 @@ def encoder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(encoder):
-    shape = LlamaConfig(encoder.tokenizer.vocab_size, 32, 2, 2, 1, 16, 48, 1e4, None, 1e-5, True)
+    shape = LlamaConfig(encoder.tokenizer.vocab_size, 32, 6, 2, 1, 16, 48, 1e4, None, 1e-5, True)
     return Llama(shape, rngs=nnx.Rngs(0))
 
 
 def asked(encoder, document):
     """(token, what is asked at it, kind) in words."""
     found, pieces = encoder(document), encoder.tokenizer.pieces()
+
+    def say(number, kind):
+        return pieces[encoder.said[kind][number] if kind in encoder.said else number]
+
     return [
-        (pieces[found.ids[at]], pieces[answer], pretrain.KINDS[kind])
-        for at, answer, kind in zip(found.where, found.target, found.kind, strict=True)
+        (pieces[found.ids[at]], say(answer, pretrain.KINDS[kind]), pretrain.KINDS[kind])
+        for at, answer, kind in zip(*found.asked, strict=True)
     ]
 
 
 def test_thoughts_are_asked_at_the_token_that_holds_them(encoder):
     text = '{"profile":{"red":3},"items":{"1":["red","sky"],"2":["sky"]}}'
-    ends = [text.index('red","sky') + 2, text.index('","sky') + 2, text.index('"],"2') + 1]
-    thoughts = tuple(
-        Thought(at, kind, 3)
-        for at, kind in zip(ends, (curriculum.WORD, curriculum.PARTIAL, curriculum.TOTAL), strict=True)
-    )
+    red, end = text.index('red","sky') + 2, text.index('"],"2') + 1
+    thoughts = (Thought(red, "word", 3), Thought(red, "sum", 4), Thought(end, "total", 3), Thought(end, "handle", 12))
     assert asked(encoder, [Said("tool", text, thoughts)]) == [
         ("red", "\u25813", "word"),
-        ('","', '":3,"', "partial"),
+        ("red", '":4,"', "sum"),
         ('"],"', '":3,"', "total"),
+        ('"],"', "12", "handle"),
     ]
 
 
@@ -74,24 +77,35 @@ def test_every_phase_fills_its_rows(encoder, progress):
 
 
 def test_padding_keeps_places_and_answers(encoder):
-    documents = [encoder(curriculum.reading(np.random.default_rng(n), Stage(0, 0, 0, 0))) for n in range(3)]
-    batch = pretrain.pad(documents, 128)
-    real = batch.kind >= 0
-    assert real.sum() == sum(len(document.where) for document in documents)
+    documents = [encoder(curriculum.scoring(np.random.default_rng(n), Stage(0, 0))) for n in range(3)]
+    batch = pretrain.pad(documents, 352)
+    found = Questions(*map(np.concatenate, zip(*batch.asked, strict=True)))
+    real = found.kind >= 0
+    assert real.sum() == sum(len(document.asked.where) for document in documents)
     for row, document in enumerate(documents):
-        mine = real & (batch.where // 128 == row)
-        assert np.array_equal(batch.where[mine] % 128, document.where)
-        assert np.array_equal(batch.target[mine], document.target)
+        mine = real & (found.where // 352 == row)
+        got = sorted(zip(found.where[mine] % 352, found.target[mine], found.kind[mine], strict=True))
+        assert got == sorted(zip(*document.asked, strict=True))
 
 
-def test_cross_entropy_equals_a_plain_softmax(encoder, model):
+def test_readers_have_room(encoder):
+    """Hardly a question is dropped, whatever the phase."""
+    for progress in [phase.start for phase in pretrain.PHASES]:
+        for batch in pretrain.make_batches(encoder, 0, 3, progress):
+            for reader, questions in zip(pretrain.READERS, batch.asked, strict=True):
+                assert (questions.kind < 0).any(), reader.kinds
+
+
+def test_answers_are_read_from_the_blocks_that_the_readers_name(encoder, model):
+    """Against the whole head's logits of models cut off behind that block."""
     batch = pretrain.make_batches(encoder, 0, 1, 0.3)[0]
-    found = np.asarray(pretrain.cross_entropy(model, batch))
-    logits = np.asarray(model.logits(model(batch.tokens)), np.float64)
-    logits -= logits.max(-1, keepdims=True)
-    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    rows, columns = np.divmod(batch.where, batch.tokens.shape[1])
-    np.testing.assert_allclose(found, -log_probs[rows, columns, batch.target], atol=1e-4)
+    found = pretrain.answers(model, batch, encoder.said)
+    for reader, questions, logits in zip(pretrain.READERS, batch.asked, found, strict=True):
+        cut = nnx.clone(model)
+        cut.layers = nnx.List(list(cut.layers)[: reader.block] if reader.block > 0 else list(cut.layers))
+        head = np.asarray(cut.logits(cut(batch.tokens))).reshape(batch.tokens.size, -1)[questions.where]
+        columns = encoder.said.get(reader.kinds[0], slice(None))
+        np.testing.assert_allclose(logits, head[:, columns], atol=1e-4)
 
 
 def test_muon_takes_every_matrix_of_the_blocks_and_nothing_else(model):
@@ -103,7 +117,7 @@ def test_muon_takes_every_matrix_of_the_blocks_and_nothing_else(model):
         )
         if isinstance(leaf, optax.contrib.MuonDimensionNumbers)
     }
-    assert len(chosen) == 7 * 2  # q, k, v, o, gate, up, down of two blocks
+    assert len(chosen) == 7 * 6  # q, k, v, o, gate, up, down of six blocks
     assert all("kernel" in name for name in chosen)
 
 
@@ -125,7 +139,7 @@ def test_a_few_steps_learn(encoder, model):
     graph, parameters = nnx.split(model)
     parameters = jax.tree.map(jax.numpy.copy, parameters)  # the step consumes them
     optimizer = pretrain.optimizer(settings)
-    step, state, losses = pretrain.make_step(graph, optimizer), create(parameters, optimizer), []
+    step, state, losses = pretrain.make_step(graph, optimizer, encoder.said), create(parameters, optimizer), []
     for n in range(settings.steps):
         state, figures = step(state, pretrain.make_batches(encoder, 0, n, 0.0))
         losses.append(float(figures["loss"]))

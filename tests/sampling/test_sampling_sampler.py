@@ -68,7 +68,7 @@ def check(model, history, completion, key, temperature):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.2, 1.0])
-def test_log_probabilities_agree_alone_padded_batched_and_cached(model, sampler, alone, temperature):
+def test_rule_6_log_probabilities_agree_alone_padded_batched_and_cached(model, sampler, alone, temperature):
     """DESIGN §6.6 over three turns in which ever fewer rows, of different lengths, take part."""
     session, histories = sampler.open(nnx.state(model), rows=7, slots=24), [[] for _ in range(7)]
     for turn, rows in enumerate([[0, 1, 2, 3, 4, 5, 6], [6, 1, 4, 3], [4, 1]]):
@@ -132,7 +132,7 @@ def test_draws_follow_the_distribution(temperature):
     np.testing.assert_allclose(logprob, np.log(p)[token], atol=1e-5)
 
 
-def test_keys_depend_on_position_alone(model, sampler):
+def test_rule_15_keys_depend_on_position_alone(model, sampler):
     """DESIGN §6.15: the same text and key give the same completion in any row, another key or position another."""
     ids = prompts(1)[0]
     session = sampler.open(nnx.state(model), rows=6, slots=24)
@@ -205,7 +205,7 @@ def test_reset_rows_take_other_text(model, sampler):
     check(model, [3, 4, 5], session.sample([1], KEYS[[1]], 5, 1.0)[0], KEYS[1], 1.0)
 
 
-def test_forced_tokens_are_not_sampled(model):
+def test_rule_14_forced_tokens_are_not_sampled(model):
     """DESIGN §6.14: after 5 only 6 may follow, after 6 only 0; both carry log-probability 0."""
     table = np.full(CONFIG.vocab_size, -1, np.int32)
     table[5], table[6] = 6, 0
@@ -217,7 +217,7 @@ def test_forced_tokens_are_not_sampled(model):
     assert free.forced[0] is False and free.logprobs[0] < 0
 
 
-def test_compilations_do_not_exceed_the_buckets_over_mixed_rollouts(model, sampler):
+def test_rule_12_compilations_do_not_exceed_the_buckets_over_mixed_rollouts(model, sampler):
     """DESIGN §6.12: sessions, turns, lengths, subsets, temperatures and weights vary, shapes do not."""
     rng = np.random.default_rng(0)
     state = nnx.state(model)
