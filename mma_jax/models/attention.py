@@ -22,8 +22,8 @@ def causal(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None 
 
     Args:
         q: [B, T, H, D]. k, v: [B, T, K, D].
-        segments: int32 [B, T], which packed sequence a token belongs to, or SHARED; None if a row is one sequence. Padding on the
-            right needs no mask: nothing before it can see it.
+        segments: int32 [B, T], which packed sequence a token belongs to, or SHARED; None if a row is one sequence.
+            Padding on the right needs no mask: nothing before it can see it.
 
     Returns:
         [B, T, H, D] in the dtype of `v`.
