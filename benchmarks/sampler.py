@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-SHAPE = dict(vocab_size=1500, width=128, layers=5, heads=4, kv_heads=2, head_dim=32, hidden=384)
+SHAPE = dict(vocab_size=1636, width=128, layers=6, heads=4, kv_heads=2, head_dim=64, hidden=352)  # L0-tiny
 TUNIX = ("google-tunix==0.1.7", "safetensors<0.8")
 REFERENCE = "mma_jax"
 

@@ -87,6 +87,7 @@ def base() -> ConfigDict:
     config.model.lora_rank = 16
     config.model.lora_alpha = 32.0
     config.model.lora_targets = "q_proj,v_proj"
+    config.model.lengths = ""  # of sequences that SFT and PPO compile, in tokens; empty: sampler.slots
     config.model.value_hidden = 256
 
     config.sampler = ConfigDict()
@@ -157,6 +158,8 @@ def base() -> ConfigDict:
 
     config.pretrain = ConfigDict()  # of the embedded L0-tiny
     config.pretrain.seed = 0
+    config.pretrain.start = ""  # folder of an earlier L0-tiny to go on from; empty: from nothing
+    config.pretrain.begin = 0.0  # share of the curriculum that is skipped, for what goes on
     config.pretrain.vocab_size = 2600  # at most
     config.pretrain.width = 128
     config.pretrain.layers = 6
@@ -167,7 +170,7 @@ def base() -> ConfigDict:
         1e8  # slow rotations match words at any distance: at 5e5, 70% of the far ones; here 92%
     )
     config.pretrain.hidden = 352
-    config.pretrain.steps = 3200
+    config.pretrain.steps = 2500
     config.pretrain.muon_rate = 0.02
     config.pretrain.adam_rate = 5e-4  # at 3e-3 a word's two forms drift apart, and matching is learned word by word
     config.pretrain.weight_decay = 0.0
@@ -180,6 +183,36 @@ def base() -> ConfigDict:
     config.audit.recall_gap = 0.10  # train and test recall@B may differ so much: honest drift over time took .02 to .06
 
     config.world = world_knobs()
+    return config
+
+
+def generated_world(preset: str = "default") -> ConfigDict:
+    """What configs/demo.py and configs/generated.py share: the generated world, agents on the embedded L0-tiny."""
+    config = base()
+    config.world = world_knobs(preset)
+    config.pool.size = 20
+    config.images.encoder = "tiny"
+    config.images.vocabulary = "world"
+    config.graph.source = "copurchases"  # sampled from what behaviour shows; the interactions would show all
+    config.graph.decay = 1.0  # the order of interactions means nothing here
+    config.env.count = "model"
+    config.env.summary_tokens = 2  # a marker and a word: the rest comes from the tools, and short prompts are fast
+    config.model.lora_targets = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"  # see notebooks/LOG.md
+    config.model.lengths = "640,832,2048"
+    config.sampler.slots = "640,1024,2048"
+    config.sampler.chunks = "32,192,448"
+    config.sampler.max_new = 128
+    config.sft.lr = 5e-3
+    config.sft.steps = 160
+    config.sft.batch = 8
+    config.ppo.iterations = 12
+    config.ppo.prompts = 16
+    config.ppo.samples = 4
+    config.ppo.baseline = "siblings"
+    config.ppo.temperature = 0.4
+    config.ppo.lr = 5e-4
+    config.ppo.value_lr = 3e-3
+    config.ppo.value_only = 2
     return config
 
 

@@ -47,8 +47,9 @@ TOPICS: tuple[tuple[str, ...], ...] = (
 
 FIELDS = ("title", "category", "description")
 
-WORD, SUM, TOTAL, HANDLE = "word", "sum", "total", "handle"
-"""Kinds of thoughts: a word's level, its entry's so far, its entry's at the end, the entry's handle."""
+OWNER, WORD, SUM, TOTAL, HANDLE = "owner", "word", "sum", "total", "handle"
+"""Kinds of thoughts: the word that a number of the profile belongs to; a word's level, its entry's so far, its entry's
+at the end, the entry's handle."""
 
 REASONING = ("try", "text", "image", "behavior", "answers", "score", "nothing")
 """Words of an agent's reasoning that are no evidence."""
@@ -62,7 +63,7 @@ SAID = {
     TOTAL: [f'":{n},"' for n in range(10)],
     HANDLE: [str(n) for n in range(MOST + 1)],
 }
-"""The tokens among which a thought of each kind is one, by its number."""
+"""The tokens among which a thought of each kind is one, by its number. An owner is the token before."""
 
 
 class Thought(NamedTuple):
@@ -92,13 +93,16 @@ class Stage:
     synonyms: float  # share of documents that use several words of one meaning; in the others a word is itself
 
 
+EASY = Stage(0.0, 0.0)
+
+
 def level(total: int) -> int:
     """0..9, see LEVELS."""
     return int(np.searchsorted(LEVELS, total, side="right"))
 
 
 def _numbers(rng: np.random.Generator, stage: Stage, count: int) -> list[int]:
-    largest = 1 + int(rng.integers(0, 1 + round(stage.numbers * (11 if rng.random() < 0.3 else 3))))
+    largest = 1 + int(rng.integers(0, 1 + round(stage.numbers * (7 if rng.random() < 0.3 else 3))))
     return rng.integers(1, largest + 1, size=count).tolist()
 
 
@@ -141,7 +145,11 @@ class _World:
             chosen = [topics[i] for i in self.rng.choice(len(topics), count, replace=False)]
             if len(chosen[0]) > 1 and self.rng.random() < 0.5:  # several words of one meaning, as in a title
                 chosen[: count - 1] = [chosen[0]] * (count - 1)
-        return [(topic[self.rng.integers(0, len(topic))], self.weight.get(topic, 0)) for topic in chosen]
+        return [self.word(topic) for topic in chosen]
+
+    def word(self, topic: tuple[str, ...]) -> tuple[str, int]:
+        """One of a topic's words and its number in the profile."""
+        return topic[self.rng.integers(0, len(topic))], self.weight.get(topic, 0)
 
     def fields(self) -> list[tuple[str, list[tuple[str, int]]]]:
         """An entry: its fields, in each words with their numbers."""
@@ -156,8 +164,9 @@ class _World:
 class _Writer:
     """Text under way, with what is thought at its last character."""
 
-    def __init__(self, text: str):
-        self.text, self.thoughts = text, []
+    def __init__(self, profile: str):
+        self.text = profile
+        self.thoughts = [Thought(found.end() - 1, OWNER, 0) for found in re.finditer(r'":\d+', profile)]
 
     def add(self, text: str, **thoughts: int) -> None:
         """Write; `thoughts` are numbers by kind."""
@@ -208,11 +217,16 @@ def _draw(rng: np.random.Generator, stage: Stage) -> _World:
 
 
 def match(rng: np.random.Generator, stage: Stage) -> Document:
-    """A profile, then words, each with its level written behind it: what to think, said aloud."""
+    """A profile, then words, each with its level written behind it: what to think, said aloud.
+
+    Each word comes once. Where they came again, what was learned was to copy from the last time, which entries of a
+    tool's answer do not allow.
+    """
     world = _draw(rng, stage)
     writer = _Writer(_dumps({"profile": world.profile}) + "\n")
-    for _ in range(int(rng.integers(10, 40))):
-        [(word, value)] = world.words(int(rng.integers(len(world.parts))), 1)
+    topics = [topic for part in world.parts for topic in part]
+    for n in rng.permutation(len(topics)):
+        word, value = world.word(topics[n])
         writer.add(f" {word}", word=level(value))
         writer.add(f" {level(value)}")
     return [Said("tool", writer.text, tuple(writer.thoughts))]

@@ -18,6 +18,10 @@ import numpy as np
 from mma_jax.learning.sequences import bucket_of
 from mma_jax.models.attention import SHARED
 
+WORTH, WIDER = 0.7, 1.25
+"""What a packed row may have: so much of its samples' tokens apart, and the bucket that holds so much more than the
+longest. Beyond, attention over the row costs more than sharing saves."""
+
 
 class Packed(NamedTuple):
     """What the model computes, and where in it the sequences are."""
@@ -35,14 +39,18 @@ def share(tokens: np.ndarray, lengths: np.ndarray, group: np.ndarray, rows: int,
         tokens: int32 [N, T], padded on the right.
         lengths: int [N], tokens of each; 0 for rows of nothing.
         group: int [N], the same number for sequences that may share.
-        rows: P, at least; a group that does not fit the largest bucket takes several.
+        rows: P, at least; a group that parts early, or would be too long, takes several. P is doubled
+            until all have a place, so that few shapes are compiled.
         buckets: values of L that may be compiled.
     """
-    buckets = tuple(buckets)
+    buckets = sorted(buckets)
+    most = next((bucket for bucket in buckets if bucket >= WIDER * lengths.max()), buckets[-1])
     members = [np.flatnonzero((group == g) & (lengths > 0)) for g in np.unique(group)]
-    packs = [pack for found in members if len(found) for pack in _fitting(tokens, lengths, found, max(buckets))]
+    packs = [pack for found in members if len(found) for pack in _fitting(tokens, lengths, found, most)]
     width = bucket_of(max((_size(lengths, *pack) for pack in packs), default=1), buckets)
-    shape = (max(rows, len(packs)), width)
+    while rows < len(packs):
+        rows *= 2
+    shape = (rows, width)
     packed = Packed(
         np.zeros(shape, np.int32),
         np.zeros(shape, np.int32),
@@ -66,7 +74,8 @@ def share(tokens: np.ndarray, lengths: np.ndarray, group: np.ndarray, rows: int,
 def _fitting(tokens: np.ndarray, lengths: np.ndarray, members: np.ndarray, most: int) -> list[tuple[np.ndarray, int]]:
     """(sequences, tokens they have in common) of each packed row, of at most `most` tokens."""
     common = _common(tokens, lengths, members)
-    if _size(lengths, members, common) <= most or len(members) == 1:
+    size = _size(lengths, members, common)
+    if len(members) == 1 or (size <= most and size <= WORTH * lengths[members].sum()):
         return [(members, common)]
     half = len(members) // 2
     return [*_fitting(tokens, lengths, members[:half], most), *_fitting(tokens, lengths, members[half:], most)]

@@ -42,11 +42,17 @@ def copy(tree: Tree) -> Tree:
     return jax.tree.map(lambda leaf: jax.device_put(leaf, leaf.sharding, may_alias=False), tree)
 
 
-def adam(rate: float, warmup: int, max_grad_norm: float, weight_decay: float) -> optax.GradientTransformation:
-    """AdamW behind a clip of the global norm; the rate rises linearly over `warmup` updates and then stays."""
+def adam(
+    rate: float, warmup: int, max_grad_norm: float, weight_decay: float, steps: int | None = None
+) -> optax.GradientTransformation:
+    """AdamW behind a clip of the global norm; the rate rises linearly over `warmup` updates and then stays.
+
+    With `steps`, it falls linearly over the second half of so many updates, nearly to 0.
+    """
 
     def schedule(count: jax.Array) -> jax.Array:
-        return rate * jnp.minimum(1.0, (count + 1) / max(1, warmup))
+        risen = jnp.minimum(1.0, (count + 1) / max(1, warmup))
+        return rate * (risen if steps is None else jnp.minimum(risen, 2.0 * (steps - count) / steps))
 
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adamw(schedule, weight_decay=weight_decay))
 

@@ -65,7 +65,7 @@ class Language:
     @functools.cached_property
     def buckets(self) -> tuple[int, ...]:
         """Lengths of sequences that the trainer compiles."""
-        return tuple(numbers(self.config, "sampler.slots"))
+        return tuple(numbers(self.config, "model.lengths" if self.config.model.lengths else "sampler.slots"))
 
     @functools.cached_property
     def sampler(self) -> Sampler:
@@ -73,7 +73,7 @@ class Language:
         return Sampler(
             nnx.merge(self.graph, self.adapter(0), self.frozen),
             self.tokenizer.stop_ids,
-            self.buckets,
+            numbers(self.config, "sampler.slots"),
             numbers(self.config, "sampler.chunks"),
             block=BLOCK if jax.default_backend() == "cpu" else None,
             forced_next=self._forced() if settings.forced == "on" else None,

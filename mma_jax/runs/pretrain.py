@@ -8,6 +8,7 @@ notes.json beside it: command, settings, time, curve, gates. `--config.model.pat
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ from mma_jax.learning import curriculum, pretrain
 from mma_jax.learning.checkpoint import Checkpoints
 from mma_jax.learning.panel import Panel
 from mma_jax.learning.state import create, stop_if_stuck
-from mma_jax.models.convert import save_llama
+from mma_jax.models.convert import load_llama, save_llama
 from mma_jax.models.llama import Llama, LlamaConfig
 from mma_jax.models.tokenizer import load_tokenizer, train_tokenizer
 from mma_jax.runs.workdir import write_atomically
@@ -29,6 +30,8 @@ from mma_jax.types import InputError
 
 GATES = ("match", "count", "lookup", "scoring")
 """Skills that must be reached before any PPO."""
+
+TOKENIZER = ("tokenizer.model", "tokenizer_config.json")
 
 GATE_SEED = 1_000_000  # of the documents that gates are measured on; training counts from config.pretrain.seed
 GATE_ROWS = 48
@@ -45,6 +48,7 @@ def run(config, directory: Path, dry_run: bool) -> None:
         print(f"{folder}: L0-tiny is already made; delete it to make it again")
         return
     started = time.time()
+    before = _begin(settings, folder)
     if not (folder / "tokenizer_config.json").exists():
         train_tokenizer(
             folder,
@@ -55,18 +59,19 @@ def run(config, directory: Path, dry_run: bool) -> None:
             curriculum.TEMPLATE,
         )
     encoder = pretrain.Encoder(load_tokenizer(folder))
-    graph, parameters = nnx.split(blank(settings, encoder))
+    graph, parameters = nnx.split(load_llama(settings.start) if settings.start else blank(settings, encoder))
     trained, curve = train(graph, parameters, encoder, config, directory / "train" / "L0-tiny")
     gates = pretrain.make_gates(graph, encoder, GATE_ROWS, GATE_SEED)(trained)
     save_llama(nnx.merge(graph, trained), folder)
     notes = {
-        "command": " ".join(["python -m mma_jax.main", *sys.argv[1:]]),
+        "command": " ".join(["python -m mma_jax.main", *(a for a in sys.argv[1:] if not a.startswith("--workdir"))]),
         "settings": settings.to_dict(),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(trained)),
         "seconds": round(time.time() - started),
         "gates": gates,
         "passed": all(gates[name] >= settings.gate for name in GATES),
         "curve": curve,
+        **({"before": before} if before else {}),
     }
     write_atomically(folder / "notes.json", json.dumps(notes, indent=1))
     print(f"L0-tiny in {folder}: {gates}")
@@ -74,6 +79,19 @@ def run(config, directory: Path, dry_run: bool) -> None:
         print(
             f"  note: {', '.join(n for n in GATES if gates[n] < settings.gate)} below the gate of {settings.gate:.0%}"
         )
+
+
+def _begin(settings, folder: Path) -> dict:
+    """Takes over the tokenizer of `settings.start`, and returns its notes; {} if training begins from nothing."""
+    if not settings.start:
+        return {}
+    start = Path(settings.start)
+    if missing := [name for name in ("config.json", "notes.json", *TOKENIZER) if not (start / name).is_file()]:
+        raise InputError(f"config.pretrain.start={start}: no {missing[0]} there; give an l0_tiny that was finished")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER:
+        shutil.copyfile(start / name, folder / name)
+    return json.loads((start / "notes.json").read_text())
 
 
 def blank(settings, encoder: pretrain.Encoder) -> Llama:
@@ -111,7 +129,8 @@ def train(graph: nnx.GraphDef, parameters: nnx.State, encoder: pretrain.Encoder,
     panel.rewind(extra["panel"], start)
     curve, losses = extra["curve"], []
     for done in tqdm(range(start + 1, settings.steps + 1), initial=start, total=settings.steps, desc="pretrain"):
-        batches = pretrain.make_batches(encoder, settings.seed, done - 1, (done - 1) / settings.steps)
+        progress = settings.begin + (1 - settings.begin) * (done - 1) / settings.steps
+        batches = pretrain.make_batches(encoder, settings.seed, done - 1, progress)
         state, figures = step(state, batches)
         stop_if_stuck(state, settings.nonfinite_limit, _by_name(batches), directory)
         losses.append(figures["loss"])

@@ -214,7 +214,10 @@ def test_states_are_frozen_and_an_episode_replays_exactly():
         start.turn = 1
 
 
-@pytest.mark.parametrize("bad", [{"turns": 0}, {"context": 0}, {"summaries": "all"}, {"max_items": 0}, {"alpha": 1.5}])
+@pytest.mark.parametrize(
+    "bad",
+    [{"turns": 0}, {"context": 0}, {"summaries": "all"}, {"max_items": 0}, {"summary_tokens": -1}, {"alpha": 1.5}],
+)
 def test_options_out_of_range_are_refused(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         Options(**bad)

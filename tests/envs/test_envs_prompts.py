@@ -111,6 +111,15 @@ def test_a_pool_too_large_for_a_full_map_is_told_so():
         budget(Options(context=300), 20, estimate_tokens)
 
 
+def test_summary_tokens_bound_what_a_prompt_says_of_a_candidate():
+    assert budget(Options(context=8192), 20, estimate_tokens).summary == 16
+    short = environment(20, context=8192, summary_tokens=2)
+    assert short.budget(20).summary == 2
+    summaries = [row.summary for row in read_prompt(short.reset(episode(20))[1])]
+    assert any(summaries) and all(estimate_tokens(summary) <= 2 for summary in summaries)
+    assert not any(row.summary for row in read_prompt(environment(20, summary_tokens=1).reset(episode(20))[1]))
+
+
 def test_max_items_shortens_the_schema():
     system = environment(max_items=1).reset(episode(8))[1][0].content
     assert '"item_id":"handle"}' in system and "[" not in system

@@ -82,6 +82,9 @@ def test_thoughts_are_what_a_reader_would_count():
         weight = weights(json.loads(said.text)["profile"])
         items = said.text.index('"items":')
         for thought in said.thoughts:
+            if thought.kind == curriculum.OWNER:
+                assert re.search(r'"\w+":\d+$', said.text[: thought.at + 1]) and thought.at < items
+                continue
             read = said.text[: thought.at + 1]
             begun = list(re.finditer(r'"(\d+)":[{\[]', read[items:]))[-1]
             found = [w for w in re.findall(r"\w+", read[items + begun.end() :]) if w in MEANING]
@@ -93,6 +96,18 @@ def test_thoughts_are_what_a_reader_would_count():
                 curriculum.HANDLE: int(begun[1]),
             }
             assert thought.number == answers[thought.kind]
+
+
+def test_every_number_of_a_profile_has_an_owner():
+    for [said] in documents("match"):
+        numbers = len(re.findall(r'":\d', said.text.partition("\n")[0]))
+        assert numbers == sum(thought.kind == curriculum.OWNER for thought in said.thoughts) > 0
+
+
+def test_match_names_every_word_once():
+    for [said] in documents("match"):
+        named = [MEANING[word] for word in re.findall(r" ([a-z]+) \d", said.text.partition("\n")[2])]
+        assert len(named) == len(set(named)) == sum(thought.kind == curriculum.WORD for thought in said.thoughts)
 
 
 def test_every_entry_ends_with_its_total():

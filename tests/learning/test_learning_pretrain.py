@@ -10,7 +10,7 @@ from flax import nnx
 
 from mma_jax.learning import curriculum, pretrain
 from mma_jax.learning.contrastive import matrices
-from mma_jax.learning.curriculum import Said, Stage, Thought
+from mma_jax.learning.curriculum import Said, Thought
 from mma_jax.learning.pretrain import Questions
 from mma_jax.learning.state import create
 from mma_jax.models.llama import Llama, LlamaConfig
@@ -47,7 +47,9 @@ def test_thoughts_are_asked_at_the_token_that_holds_them(encoder):
     text = '{"profile":{"red":3},"items":{"1":["red","sky"],"2":["sky"]}}'
     red, end = text.index('red","sky') + 2, text.index('"],"2') + 1
     thoughts = (Thought(red, "word", 3), Thought(red, "sum", 4), Thought(end, "total", 3), Thought(end, "handle", 12))
-    assert asked(encoder, [Said("tool", text, thoughts)]) == [
+    owner = Thought(text.index("3"), "owner", 0)
+    assert asked(encoder, [Said("tool", text, (owner, *thoughts))]) == [
+        ('":3}', "red", "owner"),
         ("red", "\u25813", "word"),
         ("red", '":4,"', "sum"),
         ('"],"', '":3,"', "total"),
@@ -77,7 +79,7 @@ def test_every_phase_fills_its_rows(encoder, progress):
 
 
 def test_padding_keeps_places_and_answers(encoder):
-    documents = [encoder(curriculum.scoring(np.random.default_rng(n), Stage(0, 0))) for n in range(3)]
+    documents = [encoder(curriculum.scoring(np.random.default_rng(n), curriculum.EASY, 5)) for n in range(3)]
     batch = pretrain.pad(documents, 352)
     found = Questions(*map(np.concatenate, zip(*batch.asked, strict=True)))
     real = found.kind >= 0
@@ -132,6 +134,7 @@ def test_forms_of_a_word_start_together_and_words_apart(encoder, model):
     assert cosine("rustic", " rustic") > 0.95
     assert abs(cosine("rustic", " vase")) < 0.6
     assert 0.4 < cosine(" 3", '":3,"') < 0.95
+    assert abs(cosine("3", '":3,"')) < 0.4  # a handle is no score
 
 
 def test_a_few_steps_learn(encoder, model):

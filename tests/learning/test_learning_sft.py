@@ -112,10 +112,12 @@ def test_the_best_by_validation_is_kept(tmp_path):
 
 def test_rule_13_stopped_and_resumed_is_uninterrupted(tmp_path):
     sequences = fixture.random_sequences(11)
-    whole, log = run(tmp_path / "whole", sequences, fixture.sft_config())
-    run(tmp_path / "parts", sequences, fixture.sft_config(steps=4))
+    whole, log = run(tmp_path / "whole", sequences, fixture.sft_config(), lambda params: 0.5)
+    answers = iter([0.5, 0.5])  # and then no more: the run breaks off behind its checkpoint of step 4
+    with pytest.raises(StopIteration):
+        run(tmp_path / "parts", sequences, fixture.sft_config(), lambda params: next(answers))
     (tmp_path / "parts/sft/panel.jsonl").open("a").write('{"iteration": 5, "loss": 9')
-    parts, resumed_log = run(tmp_path / "parts", sequences, fixture.sft_config())
+    parts, resumed_log = run(tmp_path / "parts", sequences, fixture.sft_config(), lambda params: 0.5)
     assert resumed_log == log
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, whole, parts)))
 

@@ -18,7 +18,7 @@ TOKENS = np.array([row + [0] * (12 - len(row)) for row in ROWS], np.int32)
 
 def test_by_hand():
     packed = share(TOKENS, LENGTHS, GROUP, 2, (8, 16))
-    assert packed.tokens.shape == (3, 16)
+    assert packed.tokens.shape == (4, 16)  # doubled from 2, for 3 groups
     np.testing.assert_array_equal(packed.tokens[0, :11], [*BEGINNING, 1, 2, 1, 3, 4, 9])
     np.testing.assert_array_equal(packed.position[0, :11], [0, 1, 2, 3, 4, 5, 6, 5, 6, 7, 5])
     np.testing.assert_array_equal(packed.segment[0, :11], [SHARED] * 5 + [0] * 2 + [1] * 3 + [5])
@@ -28,9 +28,15 @@ def test_by_hand():
 
 def test_a_group_too_long_for_a_row_takes_several():
     packed = share(TOKENS, LENGTHS, GROUP, 1, (8,))
-    assert packed.tokens.shape == (5, 8)
+    assert packed.tokens.shape == (8, 8)
     for n, row in enumerate(ROWS):
         assert packed.tokens.reshape(-1)[packed.place[n, : len(row)]].tolist() == row
+
+
+def test_what_parts_early_stays_apart():
+    tokens = np.array([[1, *range(2, 12)], [1, *range(12, 22)]], np.int32)
+    packed = share(tokens, np.array([11, 11]), np.array([0, 0]), 1, (16, 32))
+    assert packed.tokens.shape == (2, 16) and (packed.segment == SHARED).all()
 
 
 @pytest.mark.parametrize("buckets", [(8,), (16,), (12, 40)])

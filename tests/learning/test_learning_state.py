@@ -52,6 +52,15 @@ def test_warm_up_rises_to_the_rate_and_stays():
     np.testing.assert_allclose(steps, 0.1 * np.minimum(1, np.arange(1, 7) / 4), rtol=1e-3)
 
 
+def test_given_its_steps_the_rate_falls_over_their_second_half():
+    optimizer, params = states.adam(0.1, 2, 1e9, 0.0, steps=8), {"w": jnp.zeros(1)}
+    moments, steps = optimizer.init(params), []
+    for _ in range(8):
+        update, moments = optimizer.update({"w": jnp.ones(1)}, moments, params)
+        steps.append(-float(update["w"][0]))
+    np.testing.assert_allclose(steps, 0.1 * np.array([0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25]), rtol=1e-3)
+
+
 def test_policy_rests_without_using_up_its_warm_up():
     state, update = start(warmup=4)
     after, _ = update(state, 0.0, filled(state.params, 3.0), False)

@@ -1,0 +1,76 @@
+"""The embedded base model is what its notes say, and the run that made it works."""
+
+import json
+
+import pytest
+from flax import nnx
+
+from mma_jax.config import base
+from mma_jax.learning import pretrain
+from mma_jax.models.convert import L0_TINY, load_llama
+from mma_jax.models.tokenizer import load_tokenizer
+from mma_jax.runs import pretrain as run
+from mma_jax.types import InputError
+
+
+@pytest.fixture(scope="module")
+def notes():
+    return json.loads((L0_TINY / "notes.json").read_text())
+
+
+REACHED = {"match": 0.95, "count": 0.95, "lookup": 0.95, "scoring": 0.93}
+"""What the shipped model has reached: the gate of 95%, but for scoring."""
+
+
+def test_l0_tiny_can_what_its_notes_say_on_fresh_documents(notes):
+    encoder = pretrain.Encoder(load_tokenizer(L0_TINY))
+    graph, parameters = nnx.split(load_llama(L0_TINY))
+    found = pretrain.make_gates(graph, encoder, rows=16, seed=77)(parameters)
+    for name in run.GATES:
+        assert notes["gates"][name] >= REACHED[name], name
+        assert found[name] > notes["gates"][name] - 0.04, name  # 16 rows: a standard error of about .015
+
+
+def test_notes_tell_how_it_was_made(notes):
+    for made in (notes["before"], notes):
+        assert "--config.run=pretrain" in made["command"] and "--workdir" not in made["command"]
+        assert made["seconds"] > 0 and made["curve"][-1][0] == made["settings"]["steps"]
+    defaults = base().pretrain.to_dict()
+    assert all(defaults[name] == value for name, value in notes["before"]["settings"].items())
+    assert all(f"{name}={notes['settings'][name]}" in notes["command"] for name in ("begin", "steps", "seed"))
+
+
+def test_assets_stay_small():
+    sizes = [path.stat().st_size for path in L0_TINY.parent.rglob("*") if path.is_file()]
+    assert sum(sizes) <= 8 * 2**20
+
+
+def test_a_few_steps_from_nothing_leave_a_checkpoint_folder_and_rest_when_rerun(tmp_path, capsys):
+    config = base()
+    config.pretrain.update(dict(width=16, heads=2, kv_heads=1, head_dim=8, hidden=16, steps=2, checkpoint_every=1))
+    run.run(config, tmp_path, dry_run=False)
+    made = json.loads((tmp_path / "l0_tiny" / "notes.json").read_text())
+    assert [step for step, _ in made["curve"]] == [1, 2] and not made["passed"]
+    assert load_llama(tmp_path / "l0_tiny").config.width == 16
+    before = (tmp_path / "l0_tiny" / "model.safetensors").stat().st_mtime_ns
+    run.run(config, tmp_path, dry_run=False)
+    assert "already made" in capsys.readouterr().out
+    assert (tmp_path / "l0_tiny" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_run_goes_on_from_another(tmp_path):
+    config = base()
+    config.pretrain.update(dict(start=str(L0_TINY), begin=0.9, steps=1))
+    run.run(config, tmp_path, dry_run=False)
+    made = json.loads((tmp_path / "l0_tiny" / "notes.json").read_text())
+    assert made["before"]["gates"] and made["gates"]["match"] > 0.9
+    config.pretrain.start = str(tmp_path)
+    with pytest.raises(InputError, match="no config.json"):
+        run.run(config, tmp_path / "other", dry_run=False)
+
+
+def test_too_few_layers_are_refused(tmp_path):
+    config = base()
+    config.pretrain.layers = 3
+    with pytest.raises(InputError, match="layers"):
+        run.run(config, tmp_path, dry_run=False)
