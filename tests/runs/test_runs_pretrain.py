@@ -65,7 +65,7 @@ def test_a_run_goes_on_from_another(tmp_path):
     made = json.loads((tmp_path / "l0_tiny" / "notes.json").read_text())
     assert made["before"]["gates"] and made["gates"]["match"] > 0.9
     config.pretrain.start = str(tmp_path)
-    with pytest.raises(InputError, match="no config.json"):
+    with pytest.raises(InputError, match=r"no config\.json"):
         run.run(config, tmp_path / "other", dry_run=False)
 
 
