@@ -52,7 +52,7 @@ def adam(
 
     def schedule(count: jax.Array) -> jax.Array:
         risen = jnp.minimum(1.0, (count + 1) / max(1, warmup))
-        return rate * (risen if steps is None else jnp.minimum(risen, 2.0 * (steps - count) / steps))
+        return rate * (risen if steps is None else jnp.minimum(risen, 2.0 * jnp.maximum(steps - count, 0) / steps))
 
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adamw(schedule, weight_decay=weight_decay))
 

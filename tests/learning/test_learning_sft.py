@@ -15,13 +15,18 @@ from mma_jax.models.heads import ValueParam
 from mma_jax.types import InputError
 
 BUCKETS = (32,)
-COMPILED = functools.cache(functools.partial(sft.make_step, config=fixture.sft_config()))
+MAKE_STEP = sft.make_step
+
+
+@functools.cache
+def compiled(graphdef, steps):
+    return MAKE_STEP(graphdef, fixture.sft_config(steps=steps))
 
 
 @pytest.fixture(autouse=True)
 def compiled_once(monkeypatch):
-    """What the step depends on is the same in all tests here."""
-    monkeypatch.setattr(sft, "make_step", lambda graphdef, config: COMPILED(graphdef))
+    """What a step depends on, but for the number of steps, is the same in all tests here."""
+    monkeypatch.setattr(sft, "make_step", lambda graphdef, config: compiled(graphdef, config.steps))
 
 
 def copy(tree):

@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
+    "--config.methods=scripted",
     "--config.world.n_items=120",
     "--config.world.n_users=250",
     "--config.episodes.train=60",
