@@ -138,7 +138,7 @@ def test_forms_of_a_word_start_together_and_words_apart(encoder, model):
 
 
 def test_a_few_steps_learn(encoder, model):
-    settings = types.SimpleNamespace(steps=16, muon_rate=0.02, adam_rate=3e-3, weight_decay=0.0)
+    settings = types.SimpleNamespace(steps=40, muon_rate=0.02, adam_rate=3e-3, weight_decay=0.0)
     graph, parameters = nnx.split(model)
     parameters = jax.tree.map(jax.numpy.copy, parameters)  # the step consumes them
     optimizer = pretrain.optimizer(settings)
