@@ -166,9 +166,7 @@ def base() -> ConfigDict:
     config.pretrain.heads = 4
     config.pretrain.kv_heads = 2
     config.pretrain.head_dim = 64
-    config.pretrain.rope_theta = (
-        1e8  # slow rotations match words at any distance: at 5e5, 70% of the far ones; here 92%
-    )
+    config.pretrain.rope_theta = 1e8  # slow rotations, so that words match at any distance
     config.pretrain.hidden = 352
     config.pretrain.steps = 2500
     config.pretrain.muon_rate = 0.02
