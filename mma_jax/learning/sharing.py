@@ -2,8 +2,8 @@
 
 A packed row is that beginning followed by what each sample goes on with, [beginning | rest of 1 | rest of 2 | ...]. A
 rest attends to the beginning and to itself, at the positions it would have alone, so every hidden state is the one that
-the sample has in a row of its own. Where four samples of the demo share the prompt, the call and the tool's answer (574 of
-626 tokens), 16 rows of 640 become 4 of 832; samples that part at their first word stay apart.
+the sample has in a row of its own. Where four samples of the demo share the prompt, the call and the tool's answer (574
+of 626 tokens), 16 rows of 640 become 4 of 832; samples that part at their first word stay apart.
 
 N = sequences, T = tokens of the longest, P = packed rows, L = tokens of a packed row.
 """
