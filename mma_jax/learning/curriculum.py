@@ -7,8 +7,8 @@
              it is asked is not in the text, so it costs no tokens and the text keeps the form that tools give it
     scoring  the same, and then the map of the entries' sums in the order of their handles
     lookup   the same with the sums written behind the entries, to be copied
-    taken    a map of large numbers, answered by a map of their levels
-    schema   one line of JSON that calls the tool asked for
+    taken    a map of numbers, then lists of handles; answered by a map of the numbers' levels, more for the listed
+    schema   one line of JSON that calls the tool asked for, by its name or by the mark of what it reads
 
 The texts have the environment's own forms (JSON of tools, candidate lines, score maps) and the words of the generated
 world's language, drawn at random: no catalogue, user, pool, route or reward is in them, and a document never goes on
@@ -28,7 +28,7 @@ import numpy as np
 from mma_jax.data.generated import DEPARTMENTS, FILLERS, LEXICON, PRODUCTS
 from mma_jax.data.render import ATTRIBUTES
 from mma_jax.envs.options import Options
-from mma_jax.envs.prompts import system_message
+from mma_jax.envs.prompts import MARKERS, system_message
 from mma_jax.envs.tools import TERMINAL, TOOLS, toolbox
 from mma_jax.features.tags import MOVIE_GENRES
 
@@ -51,8 +51,8 @@ OWNER, WORD, SUM, TOTAL, HANDLE = "owner", "word", "sum", "total", "handle"
 """Kinds of thoughts: the word that a number of the profile belongs to; a word's level, its entry's so far, its entry's
 at the end, the entry's handle."""
 
-REASONING = ("try", "text", "image", "behavior", "answers", "score", "nothing")
-"""Words of an agent's reasoning that are no evidence."""
+REASONING = ("read", "call", "try", "text", "image", "behavior", "answers", "score", "nothing")
+"""Words of instructions and of an agent's reasoning that are no evidence."""
 
 MOST = 21
 """Entries of a document."""
@@ -255,19 +255,22 @@ def scoring(rng: np.random.Generator, stage: Stage, size: int = 0) -> Document:
 def taken(rng: np.random.Generator, stage: Stage) -> Document:
     """How often candidates were taken, and who is near them: a level for each."""
     size = _size(rng)
-    numbers = rng.integers(0, 60, size).tolist()
+    numbers = rng.integers(0, (6, 12, 24)[rng.integers(3)], size).tolist()
     near = [rng.choice(size, rng.integers(0, 3), replace=False) + 1 for _ in range(10)]
     mentions = np.bincount(np.concatenate([np.zeros(1, int), *near]).astype(int), minlength=size + 1)[1:]
     titles = [" ".join(TOPICS[i][0] for i in rng.choice(len(TOPICS), 4)) for _ in near]
     neighbors = [{"title": t, "near": [str(h) for h in n.tolist()]} for t, n in zip(titles, near, strict=True)]
-    answer = {"taken": {str(h): n for h, n in enumerate(numbers, start=1)}, "neighbors": neighbors}
-    levels = np.minimum(9, np.array(numbers) // 10 + 2 * np.minimum(mentions, 2))
-    return [Said("tool", _dumps(answer)), Said("assistant", score_map(levels.tolist()))]
+    writer, alone = _Writer('{"taken":{'), [level(number) for number in numbers]
+    for handle, (number, own) in enumerate(zip(numbers, alone, strict=True), start=1):
+        writer.add(f'{"," if handle > 1 else ""}"{handle}":{number}', word=own, handle=handle)
+    writer.add(f'}},"neighbors":{_dumps(neighbors)}}}')
+    levels = np.minimum(9, np.array(alone) + 2 * np.minimum(mentions, 2))
+    return [Said("tool", writer.text, tuple(writer.thoughts)), Said("assistant", score_map(levels.tolist()))]
 
 
 def _candidates(rng: np.random.Generator, size: int) -> str:
     """Candidate lines as the environment writes them."""
-    marker, ranks = "=#~"[rng.integers(3)], rng.permutation(size) + 1
+    marker, ranks = list(MARKERS.values())[rng.integers(3)], rng.permutation(size) + 1
     lines = []
     for handle, rank in enumerate(ranks, start=1):
         words = " ".join(TOPICS[i][0] for i in rng.choice(len(TOPICS), rng.integers(0, 5)))
@@ -280,10 +283,10 @@ def schema(rng: np.random.Generator, stage: Stage) -> Document:
     """The system message, candidates, an instruction, the line that follows it."""
     options = Options(interactive=bool(rng.random() < 0.3))
     size = _size(rng)
-    everyone = rng.random() < 0.6
+    everyone = rng.random() < 0.7
     handles = np.arange(size) if everyone else np.sort(rng.choice(size, int(rng.integers(1, size + 1)), replace=False))
     names = [str(h + 1) for h in handles]
-    items = names[0] if len(names) == 1 else names
+    items = "all" if everyone else names[0] if len(names) == 1 else names
     modality = ("text", "image", "behavior")[rng.integers(3)]
     numbers = rng.integers(0, 10, len(names)).tolist()
     calls = {
@@ -299,9 +302,11 @@ def schema(rng: np.random.Generator, stage: Stage) -> Document:
         "Retrieve_Graph": "",
         TERMINAL: ": " + " ".join(f"{h} {n}" for h, n in zip(names, numbers, strict=True)),
     }.get(name, "" if everyone else f" for {' '.join(names)}")
+    mark = {"Analyze_Text": "text", "Analyze_Image": "image", "Retrieve_Graph": "behavior"}.get(name)
+    asked = f"Read {MARKERS[mark]}" if mark and rng.random() < 0.5 else f"Call {name}"
     return [
         Said("system", system_message(options, toolbox(options))),
-        Said("user", f"{_candidates(rng, size)}\nCall {name}{detail}"),
+        Said("user", f"{_candidates(rng, size)}\n{asked}{detail}"),
         Said("assistant", _dumps({"tool": name, "args": calls[name]})),
     ]
 
@@ -348,7 +353,15 @@ def symbols() -> list[str]:
 
 _JSON = (
     *("\u2581=", "\u2581#", "\u2581~", ",\u2581", '","', '":["', '"],"', '"],"score', '"]},"', '":[],"', "}}", "}}}"),
-    *('{"tool":"', '","args":{"item_id":["', '","args":{"item_id":"', '"]}}', '"}}', '","args":{"scores":{"'),
+    *(
+        '{"tool":"',
+        '","args":{"item_id":"all"}}',
+        '","args":{"item_id":["',
+        '","args":{"item_id":"',
+        '"]}}',
+        '"}}',
+        '","args":{"scores":{"',
+    ),
     *('","args":{"user_id":"u"}}', '","args":{"modality_type":"', '","query":"'),
     *('{"profile":{"title":{"', '{"profile":{"', ',"category":{"', ',"description":{"', '},"items":{"', '"items":{"'),
     *('":{"title":"', '","category":"', '","description":"', '"},"', '"}}}', '"},"score', '"]}}', '{"taken":{"'),

@@ -70,12 +70,12 @@ PHASES = (
     Phase(
         0.5,
         (3, 10, 6, 1),
-        {"match": 0.05, "reading": 0.15, "scoring": 0.5, "lookup": 0.1, "taken": 0.12, "schema": 0.08},
+        {"match": 0.05, "reading": 0.15, "scoring": 0.45, "lookup": 0.1, "taken": 0.15, "schema": 0.1},
     ),
     Phase(
         0.8,
         (2, 6, 6, 3),
-        {"match": 0.05, "reading": 0.1, "scoring": 0.55, "lookup": 0.1, "taken": 0.12, "schema": 0.08},
+        {"match": 0.05, "reading": 0.1, "scoring": 0.5, "lookup": 0.1, "taken": 0.15, "schema": 0.1},
     ),
 )
 

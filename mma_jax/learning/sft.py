@@ -24,6 +24,9 @@ from mma_jax.learning.sequences import Batch, Sequence, bucket_of, pad
 from mma_jax.learning.state import TrainState, adam, apply, copy, create, for_policy_and_value, stop_if_stuck
 from mma_jax.types import InputError
 
+MEANS = ("token", "turn")
+"""What counts alike: every action token; or every turn, lest a call of ten tokens be lost beside a map of fifty."""
+
 
 def init(params: nnx.State, config: Any) -> TrainState:
     """A state before the first update. `params`: heads.TRAINABLE of an ActorCritic; `config`: config.sft."""
@@ -43,16 +46,21 @@ def make_step(graphdef: nnx.GraphDef, config: Any) -> Callable:
         config: config.sft.
 
     Returns:
-        step(state, frozen, batch: Batch) -> (state, {"loss": nats per action token, "grad_norm", ...}). It consumes
-        `state`. The loss is the mean over the batch's action tokens.
+        step(state, frozen, batch: Batch) -> (state, {"loss": nats a token, "grad_norm", ...}). It consumes
+        `state`. The loss is the batch's mean in the sense of config.mean.
+
+    Raises:
+        InputError: config.mean is none of MEANS.
     """
+    if config.mean not in MEANS:
+        raise InputError(f"config.sft.mean is {config.mean!r}: known are {', '.join(MEANS)}")
     optimizer = _optimizer(config)
 
     def loss_fn(params: nnx.State, frozen: nnx.State, batch: Batch) -> jax.Array:
         model = nnx.merge(graphdef, params, frozen).model
         hidden = model(batch.tokens, remat=config.remat)
         logprobs, _ = losses.token_logprobs(model.logits, hidden, batch.tokens, batch.action, 1.0)
-        return -logprobs.sum() / jnp.maximum(batch.action.sum(), 1)
+        return -mean(logprobs, batch, config.mean)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, frozen: nnx.State, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -61,6 +69,16 @@ def make_step(graphdef: nnx.GraphDef, config: Any) -> Callable:
         return state, {"loss": loss, **norms}
 
     return step
+
+
+def mean(x: jax.Array, batch: Batch, kind: str) -> jax.Array:
+    """The mean of x [N, T], 0 outside actions, over action tokens, or over turns of the mean over their tokens."""
+    if kind == "token":
+        return x.sum() / jnp.maximum(batch.action.sum(), 1)
+    turns = batch.turn_mask.shape[1]
+    lengths = jax.vmap(losses.by_turn, (0, 0, None))(batch.action.astype(x.dtype), batch.turn, turns)
+    sums = jax.vmap(losses.by_turn, (0, 0, None))(x, batch.turn, turns)
+    return (sums / jnp.maximum(lengths, 1)).sum() / jnp.maximum(batch.turn_mask.sum(), 1)
 
 
 def batches(sequences: list[Sequence], buckets: tuple[int, ...], batch: int, seed: int) -> grain.DatasetIterator:

@@ -8,12 +8,12 @@ notes.json beside it: command, settings, time, curve, gates. `--config.model.pat
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from tqdm import tqdm
@@ -24,7 +24,7 @@ from mma_jax.learning.panel import Panel
 from mma_jax.learning.state import create, stop_if_stuck
 from mma_jax.models.convert import load_llama, save_llama
 from mma_jax.models.llama import Llama, LlamaConfig
-from mma_jax.models.tokenizer import load_tokenizer, train_tokenizer
+from mma_jax.models.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from mma_jax.runs.workdir import write_atomically
 from mma_jax.types import InputError
 
@@ -48,7 +48,7 @@ def run(config, directory: Path, dry_run: bool) -> None:
         print(f"{folder}: L0-tiny is already made; delete it to make it again")
         return
     started = time.time()
-    before = _begin(settings, folder)
+    before = _notes_of(settings.start)
     if not (folder / "tokenizer_config.json").exists():
         train_tokenizer(
             folder,
@@ -59,7 +59,10 @@ def run(config, directory: Path, dry_run: bool) -> None:
             curriculum.TEMPLATE,
         )
     encoder = pretrain.Encoder(load_tokenizer(folder))
-    graph, parameters = nnx.split(load_llama(settings.start) if settings.start else blank(settings, encoder))
+    model = blank(settings, encoder)
+    if settings.start:
+        take_over(model, encoder.tokenizer, Path(settings.start))
+    graph, parameters = nnx.split(model)
     trained, curve = train(graph, parameters, encoder, config, directory / "train" / "L0-tiny")
     gates = pretrain.make_gates(graph, encoder, GATE_ROWS, GATE_SEED)(trained)
     save_llama(nnx.merge(graph, trained), folder)
@@ -81,17 +84,13 @@ def run(config, directory: Path, dry_run: bool) -> None:
         )
 
 
-def _begin(settings, folder: Path) -> dict:
-    """Takes over the tokenizer of `settings.start`, and returns its notes; {} if training begins from nothing."""
-    if not settings.start:
+def _notes_of(start: str) -> dict:
+    """What `config.pretrain.start` says of itself; {} if training begins from nothing."""
+    if not start:
         return {}
-    start = Path(settings.start)
-    if missing := [name for name in ("config.json", "notes.json", *TOKENIZER) if not (start / name).is_file()]:
+    if missing := [name for name in ("config.json", "notes.json", *TOKENIZER) if not (Path(start) / name).is_file()]:
         raise InputError(f"config.pretrain.start={start}: no {missing[0]} there; give an l0_tiny that was finished")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER:
-        shutil.copyfile(start / name, folder / name)
-    return json.loads((start / "notes.json").read_text())
+    return json.loads((Path(start) / "notes.json").read_text())
 
 
 def blank(settings, encoder: pretrain.Encoder) -> Llama:
@@ -115,6 +114,24 @@ def blank(settings, encoder: pretrain.Encoder) -> Llama:
     pretrain.tie_forms(model, tokenizer.pieces(), rng)
     pretrain.attend_to_the_like(model, rng)
     return model
+
+
+def take_over(model: Llama, tokenizer: Tokenizer, start: Path) -> None:
+    """Give `model` the weights in `start`. The tokenizers may differ: a token has the row of the same piece, a new one
+    keeps the row it was made with.
+
+    Raises:
+        InputError: the weights have other shapes.
+    """
+    rows = {piece: row for row, piece in enumerate(load_tokenizer(start).pieces())}
+    found = [(row, rows[piece]) for row, piece in enumerate(tokenizer.pieces()) if piece in rows]
+    mine, theirs = np.array(found).T
+    earlier, own = nnx.state(load_llama(start)), model.embed_tokens.embedding[...]
+    table = earlier["embed_tokens"]["embedding"]
+    table.set_value(own.at[mine].set(table.get_value()[theirs]) if own.shape[1] == table.shape[1] else own)
+    if jax.tree.map(jnp.shape, earlier) != jax.tree.map(jnp.shape, nnx.state(model)):
+        raise InputError(f"config.pretrain.start={start}: its weights have other shapes; set config.pretrain alike")
+    nnx.update(model, earlier)
 
 
 def train(graph: nnx.GraphDef, parameters: nnx.State, encoder: pretrain.Encoder, config, directory: Path):

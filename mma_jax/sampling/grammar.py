@@ -36,6 +36,7 @@ def examples(pool_size: int) -> list[str]:
     """Action lines that cover the grammar for a pool: every handle and score beside many others."""
     rng, handles = np.random.default_rng(0), [str(n + 1) for n in range(pool_size)]
     found = ['{"tool":"Retrieve_Graph","args":{"user_id":"u"}}']
+    found += [f'{{"tool":"Analyze_{kind}","args":{{"item_id":"all"}}}}' for kind in ("Text", "Image")]
     for modality in ("text", "image", "behavior"):
         for query in ("What do you look for?", "which one"):
             found.append(f'{{"tool":"Ask_User","args":{{"modality_type":"{modality}","query":"{query}"}}}}')

@@ -64,10 +64,10 @@ def test_expert_switches_after_null_and_stops_at_an_answer():
     tools = [json.loads(text.splitlines()[-1])["tool"] for text in turns(shown)]
     assert tools == ["Analyze_Text", "Retrieve_Graph", "Analyze_Image", "Score_Candidates"]
     assert [text.splitlines()[0] for text in turns(shown)] == [
-        "Try text.",
-        "Null: try behavior.",
-        "Null: try image.",
-        "image answers: score.",
+        "Analyze_Text.",
+        "Null: Retrieve_Graph.",
+        "Null: Analyze_Image.",
+        "Analyze_Image: Score_Candidates.",
     ]
     np.testing.assert_allclose(shown.rewards[:3], -0.02)
     peeking = environment()
@@ -102,7 +102,7 @@ def test_nothing_heard_is_rated_alike():
             demonstrations.expert(teacher(env, episodes, settings(source)), 4), env, episodes, batch=1
         )
         assert trajectory.scores.tolist() == [0, 0, 0, 0]
-        assert trajectory.turns[0].text.startswith("Nothing answers")
+        assert trajectory.turns[0].text.startswith("Null: Score_Candidates")
 
 
 def test_hindsight_knows_the_target_in_demonstrations_alone():

@@ -141,9 +141,17 @@ def test_max_items_bounds_a_list_and_one_means_no_list():
             assert kind(f'{{"tool":"Analyze_Text","args":{{"item_id":{ids}}}}}', box) == error
 
 
+def test_all_is_a_word_for_every_candidate_where_a_call_may_name_them():
+    every = '{"tool":"Analyze_Image","args":{"item_id":"all"}}'
+    assert kind(every) == "" and kind(every.replace("all", "most")) == "bad_args"
+    for most in (1, 3):
+        assert kind(every, toolbox(Options(max_items=most))) == "bad_args"
+        assert '"all"' not in toolbox(Options(max_items=most))["Analyze_Image"].schema
+
+
 def test_schemas_say_what_the_functions_take():
     assert BOX["Analyze_Text"].schema.startswith(
-        '{"tool":"Analyze_Text","args":{"item_id":"handle" or ["handle",...]}} '
+        '{"tool":"Analyze_Text","args":{"item_id":"handle" or ["handle",...] or "all"}} '
     )
     assert '"modality_type":"text"|"image"|"behavior","query":"string"' in BOX["Ask_User"].schema
     assert '{"scores":{"handle":number,...}}' in BOX[TERMINAL].schema

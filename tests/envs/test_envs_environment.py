@@ -85,6 +85,12 @@ def test_image_answer():
     assert second == {"items": {"1": "no image", "2": first["items"]["2"]}}
 
 
+@pytest.mark.parametrize("tool", ["Analyze_Text", "Analyze_Image"])
+def test_all_names_the_pool_in_its_order(tool):
+    [word], [listed] = answers([act(tool, item_id="all")]), answers([act(tool, item_id=["1", "2", "3", "4"])])
+    assert word == listed and list(word["items"]) == ["1", "2", "3", "4"]
+
+
 def test_graph_answer():
     # History 0, 2: neighbours 1 (linked to 0 only) and 6 (linked to 2, 5, 7). Pool 3 1 4 6.
     [answer] = answers([GRAPH])

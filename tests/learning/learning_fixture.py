@@ -33,7 +33,7 @@ def actor_critic(targets=("q_proj", "down_proj"), trained=0.0):
 def sft_config(**changes):
     config = ConfigDict(
         dict(steps=6, batch=4, lr=3e-2, warmup=2, weight_decay=0.01, max_grad_norm=10.0, nonfinite_limit=3)
-        | dict(checkpoint_every=2, log_every=1, remat=False)
+        | dict(checkpoint_every=2, log_every=1, remat=False, mean="token")
     )
     config.update(changes)
     return config

@@ -121,7 +121,7 @@ def test_taken_levels_follow_counts_and_mentions():
         answer, scored = json.loads(document[-2].text), json.loads(document[-1].text)["args"]["scores"]
         for handle, number in answer["taken"].items():
             near = sum(handle in n["near"] for n in answer["neighbors"])
-            assert scored[handle] == min(9, number // 10 + 2 * min(near, 2))
+            assert scored[handle] == min(9, curriculum.level(number) + 2 * min(near, 2))
 
 
 @pytest.mark.parametrize("skill", ["schema", "lookup", "scoring", "taken"])

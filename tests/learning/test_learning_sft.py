@@ -55,6 +55,20 @@ def test_what_tools_answer_is_not_learned():
     assert norms[0] == norms[1] and norms[0]["grad_norm"] > 0
 
 
+def test_a_mean_over_turns_gives_every_turn_the_same_weight():
+    sequences = fixture.random_sequences(4)
+    batch = pad(sequences, BUCKETS, fixture.TURNS, rows=5)
+    x = np.where(batch.action, np.random.default_rng(0).normal(size=batch.tokens.shape), 0.0)
+    slow = [x[n][batch.turn[n] == t].mean() for n, s in enumerate(sequences) for t in range(len(s.starts))]
+    assert float(sft.mean(x, batch, "turn")) == pytest.approx(np.mean(slow), abs=1e-6)
+    assert float(sft.mean(x, batch, "token")) == pytest.approx(x[batch.action].mean(), abs=1e-6)
+
+
+def test_an_unknown_mean_is_refused():
+    with pytest.raises(InputError, match=r"sft\.mean.*token, turn"):
+        MAKE_STEP(fixture.actor_critic()[0], fixture.sft_config(mean="episode"))
+
+
 def run(tmp_path, sequences, config, validate=None, actor=None):
     graphdef, params, frozen = actor or fixture.actor_critic()
     panel = Panel(tmp_path / "sft", fixture.limits())

@@ -46,6 +46,7 @@ def test_names_of_tools_and_handles_stay_free(tokenizer):
     [
         '{"tool":"Score_Candidates","args":{"scores":{"3":7,"8":0,"20":55}}}',
         '{"tool":"Analyze_Image","args":{"item_id":["3","9","11"]}}',
+        '{"tool":"Analyze_Text","args":{"item_id":"all"}}',
         '{"tool":"Retrieve_Graph","args":{"user_id":"u"}}',
     ],
 )

@@ -23,10 +23,22 @@ Handle = NewType("Handle", str)
 _LARGEST = sys.float_info.max
 
 
+All = Literal["all"]
+"""In place of handles: every candidate. Twenty of them are forty tokens of the same list in every call."""
+
+
 @functools.cache
 def handles(pool_size: int) -> dict[str, int]:
     """Handle -> row of the pool: {"1": 0, ..., "B": B - 1}."""
     return {str(j + 1): j for j in range(pool_size)}
+
+
+def asked(item_id: str | list[str], pool_size: int) -> dict[str, int]:
+    """The candidates that an argument names, handle -> row of the pool."""
+    rows = handles(pool_size)
+    if item_id == "all":
+        return rows
+    return {handle: rows[handle] for handle in ([item_id] if isinstance(item_id, str) else item_id)}
 
 
 class Kind(NamedTuple):
@@ -80,13 +92,17 @@ def _kind(hint: Any, max_items: int | None) -> Kind:
         text = "|".join(f'"{choice}"' for choice in inner)
         return Kind(text, lambda values, _: _all_strings(values) and set(values) <= set(inner))
     if origin in (typing.Union, types.UnionType):
-        # One item a call (the paper) leaves nothing for a list to say.
-        return _union_kind([_kind(h, max_items) for h in inner if typing.get_origin(h) is not list or max_items != 1])
+        return _union_kind([_kind(h, max_items) for h in inner if _may_be_said(typing.get_origin(h), max_items)])
     if origin is list:
         return _list_kind(_kind(inner[0], max_items), max_items)
     if origin is dict:
         return _dict_kind(*(_kind(h, max_items) for h in inner))
     raise TypeError(f"a tool's argument cannot be of type {hint}")
+
+
+def _may_be_said(origin: Any, max_items: int | None) -> bool:
+    """One item a call (the paper) leaves nothing for a list to say, and any bound nothing for a word like "all"."""
+    return not ((origin is list and max_items == 1) or (origin is Literal and max_items is not None))
 
 
 def _union_kind(kinds: list[Kind]) -> Kind:
