@@ -100,6 +100,7 @@ def base() -> ConfigDict:
     config.sft = ConfigDict()
     config.sft.scores = "train_targets"  # train_targets | router | hindsight (DESIGN §5.10)
     config.sft.levels = 10  # a score is one of so many integers
+    config.sft.first_stage = 0.0  # share of the first stage's fitted weight that scores from train_targets keep
     config.sft.l2 = 100.0  # prior precision of the teacher's standardized weights
     config.sft.episodes = 1000  # expert episodes that are imitated, at most
     config.sft.fit_episodes = 2000  # that the teacher is fitted on, at most

@@ -39,7 +39,8 @@ Similar = Callable[[str, str], float]
 """How alike two words are, 0 to 1."""
 
 FIRST_STAGE = 2
-"""Leading columns of the features, first-stage score and rank: Eq. 2 fuses them in, so no score repeats them."""
+"""Leading columns of the features, first-stage score and rank. Eq. 2 fuses them in; scores repeat a part of them
+(config.sft.first_stage), for one alpha cannot be right both where the evidence is strong and where it is weak."""
 
 FIELDS = ("title", "category", "description")
 TAGS = 5  # places of an item's tags, best first
@@ -79,7 +80,8 @@ def teacher(env: Environment, train: Sequence[Episode], config, similar: Similar
     Args:
         env: of the training part.
         train: training episodes with the target in the pool.
-        config: config.sft with scores, levels, and for train_targets l2, the prior precision of standardized weights.
+        config: config.sft with scores, levels, and for train_targets l2, the prior precision of standardized weights,
+            and first_stage, the share of the first stage's weight to keep.
         similar: of two words, for train_targets; None: they are equal or not.
 
     Raises:
@@ -150,7 +152,8 @@ def stretch(scores: np.ndarray, levels: int) -> np.ndarray:
 
 
 def _fit(env: Environment, train: Sequence[Episode], config, similar: Similar) -> Rating:
-    """A conditional logit of the targets on evidence and first stage, of which the evidence's part is kept.
+    """A conditional logit of the targets on evidence and first stage, of which the evidence's part is kept
+    and of the first stage's the share config.first_stage.
 
     Cut points are fixed for each set of modalities that answered, so a level means the same in every pool.
     """
@@ -165,8 +168,8 @@ def _fit(env: Environment, train: Sequence[Episode], config, similar: Similar) -
     play(expert(keep, size), env, train, batch=1, label="what the expert hears")  # one by one, so in order
     targets = np.array([e.target_position for e in train])
     model = choice.fit(sparse.vstack([row for _, row in heard]).tocsr(), targets, size, config.l2)
-    evidence = np.where(np.arange(len(model.weights)) < FIRST_STAGE, 0.0, model.weights)
-    model = dataclasses.replace(model, weights=evidence)
+    kept = np.where(np.arange(len(model.weights)) < FIRST_STAGE, config.first_stage, 1.0)
+    model = dataclasses.replace(model, weights=kept * model.weights)
     cuts = _cuts(((sources, model.scores(row)) for sources, row in heard), config.levels)
 
     def rate(notes: Notes) -> np.ndarray:

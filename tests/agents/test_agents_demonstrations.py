@@ -20,8 +20,8 @@ TOKENIZER = doubles.CharTokenizer()
 CHAT = Chat(TOKENIZER)
 
 
-def settings(scores="router", levels=10, l2=0.1):
-    return types.SimpleNamespace(scores=scores, levels=levels, l2=l2)
+def settings(scores="router", levels=10, l2=0.1, first_stage=0.0):
+    return types.SimpleNamespace(scores=scores, levels=levels, l2=l2, first_stage=first_stage)
 
 
 def environment(**options):
@@ -150,6 +150,17 @@ def test_train_targets_leaves_the_first_stage_to_the_fusion():
     rated = [fitted(n) for n in notes]
     for other in rated[1:]:  # the same evidence under another first stage is rated alike
         np.testing.assert_array_equal(other, rated[0])
+
+
+def test_scores_may_keep_a_part_of_the_first_stage():
+    env = environment()
+    train = [
+        doubles.episode(family="text_only", target=(3, 1, 4, 6)[n % 4], scores=np.roll([1.0, 0.6, 0.3, 0], n % 4))
+        for n in range(80)
+    ]
+    fitted = teacher(env, train, settings("train_targets", l2=1e-3, first_stage=1.0))
+    for n, episode in enumerate(train[:4]):
+        assert fitted(heard(env, episode)).argmax() == n  # whom the first stage puts first
 
 
 def test_levels_mean_the_same_in_every_pool():
