@@ -26,6 +26,7 @@ from mma_jax.agents.rollout import play
 from mma_jax.agents.routers import ORDER, action, batched, peek, probe
 from mma_jax.envs.environment import Environment
 from mma_jax.envs.observations import NULL
+from mma_jax.envs.tools import TERMINAL
 from mma_jax.learning import sequences
 from mma_jax.models.tokenizer import Chat
 from mma_jax.types import Episode, InputError, Message, Policy, Trajectory
@@ -122,7 +123,7 @@ def expert(rate: Rating, limit: int) -> Policy:
         heard = next((m for m in ORDER if notes.got(m)), None)
         rest = [m for m in (peek(notes) or ORDER) if not notes.was_called(m)]
         if heard or not rest or notes.turns_left <= 1:
-            return _score(notes, rate(notes), limit, f"{TOOL_OF[heard] if heard else NULL}: Score_Candidates.")
+            return _score(notes, rate(notes), limit, f"{TOOL_OF[heard] if heard else NULL}: {TERMINAL}.")
         return probe(rest[0], notes, f"{NULL}: {TOOL_OF[rest[0]]}." if notes.answers else f"{TOOL_OF[rest[0]]}.")
 
     return batched(act)
@@ -130,7 +131,7 @@ def expert(rate: Rating, limit: int) -> Policy:
 
 def _score(notes: Notes, levels: np.ndarray, limit: int, thought: str) -> str:
     kept = sorted(np.lexsort((notes.ranks, -levels))[:limit])
-    return action("Score_Candidates", thought, scores={notes.handles[n]: int(levels[n]) for n in kept})
+    return action(TERMINAL, thought, scores={notes.handles[n]: int(levels[n]) for n in kept})
 
 
 def transcribe(trajectory: Trajectory, chat: Chat) -> sequences.Sequence:

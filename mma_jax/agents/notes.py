@@ -36,6 +36,7 @@ class Notes:
     first_stage: np.ndarray  # float [B], as rounded in the prompt
     summaries: list[dict[str, str]]  # per candidate, what the prompt says of it by modality
     limit: int  # candidates that one Analyze call may name
+    says_all: bool  # whether "all" names them
     turns_left: int  # this one included
     answers: dict[str, object] = dataclasses.field(default_factory=dict)  # tool -> answer, None for Null
 
@@ -65,6 +66,7 @@ def _opening(prompt: tuple[Message, ...]) -> dict:
         "first_stage": np.array([row.score for row in rows]),
         "summaries": [read_summary(row.summary) for row in rows],
         "limit": int(at_most[1]) if at_most else len(rows) if "[" in ids else 1,
+        "says_all": '"all"' in ids,
         "turns_left": int(_TURNS.search(rules)[1]),
     }
 

@@ -35,7 +35,7 @@ def probe(modality: str, notes: Notes, thought: str = "") -> str:
     """Call a modality's tool for the whole pool, or for the first stage's best if a call may name only so many."""
     if modality == "behavior":
         return action(TOOL_OF[modality], thought, user_id="u")
-    if notes.limit >= len(notes.handles) > 1:
+    if notes.says_all:
         return action(TOOL_OF[modality], thought, item_id="all")
     best = [notes.handles[n] for n in sorted(np.argsort(notes.ranks)[: notes.limit])]
     return action(TOOL_OF[modality], thought, item_id=best if notes.limit > 1 else best[0])

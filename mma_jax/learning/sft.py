@@ -29,7 +29,12 @@ MEANS = ("token", "turn")
 
 
 def init(params: nnx.State, config: Any) -> TrainState:
-    """A state before the first update. `params`: heads.TRAINABLE of an ActorCritic; `config`: config.sft."""
+    """A state before the first update. `params`: heads.TRAINABLE of an ActorCritic; `config`: config.sft.
+
+    Raises InputError, before any work, if config.mean is none of MEANS.
+    """
+    if config.mean not in MEANS:
+        raise InputError(f"config.sft.mean is {config.mean!r}: known are {', '.join(MEANS)}")
     return create(params, _optimizer(config))
 
 
@@ -48,12 +53,7 @@ def make_step(graphdef: nnx.GraphDef, config: Any) -> Callable:
     Returns:
         step(state, frozen, batch: Batch) -> (state, {"loss": nats a token, "grad_norm", ...}). It consumes
         `state`. The loss is the batch's mean in the sense of config.mean.
-
-    Raises:
-        InputError: config.mean is none of MEANS.
     """
-    if config.mean not in MEANS:
-        raise InputError(f"config.sft.mean is {config.mean!r}: known are {', '.join(MEANS)}")
     optimizer = _optimizer(config)
 
     def loss_fn(params: nnx.State, frozen: nnx.State, batch: Batch) -> jax.Array:

@@ -24,6 +24,14 @@ PEEK = routers.router(routers.peeked, overlap.fused)
 TEXT, GRAPH, IMAGE, SCORE = "Analyze_Text", "Retrieve_Graph", "Analyze_Image", "Score_Candidates"
 
 
+@pytest.mark.parametrize(
+    ("most", "named"), [(None, "all"), (4, ["1", "2", "3", "4"]), (9, ["1", "2", "3", "4"]), (1, "1")]
+)
+def test_a_probe_names_the_pool_in_a_way_the_environment_takes(most, named):
+    _, trajectory = tools(STOP, "text_only", max_items=most)
+    assert trajectory.turns[0].error == "" and trajectory.turns[0].args == {"item_id": named}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fuse_probes_everything_once(family):
     assert tools(FUSE, family)[0] == [TEXT, GRAPH, IMAGE, SCORE]

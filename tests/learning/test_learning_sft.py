@@ -66,7 +66,7 @@ def test_a_mean_over_turns_gives_every_turn_the_same_weight():
 
 def test_an_unknown_mean_is_refused():
     with pytest.raises(InputError, match=r"sft\.mean.*token, turn"):
-        MAKE_STEP(fixture.actor_critic()[0], fixture.sft_config(mean="episode"))
+        sft.init(fixture.actor_critic()[1], fixture.sft_config(mean="episode"))
 
 
 def run(tmp_path, sequences, config, validate=None, actor=None):
