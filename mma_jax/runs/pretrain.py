@@ -7,13 +7,13 @@ notes.json beside it: command, settings, time, curve, gates. `--config.model.pat
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from tqdm import tqdm
@@ -123,15 +123,15 @@ def take_over(model: Llama, tokenizer: Tokenizer, start: Path) -> None:
     Raises:
         InputError: the weights have other shapes.
     """
+    earlier = load_llama(start)
+    if dataclasses.replace(earlier.config, vocab_size=model.config.vocab_size) != model.config:
+        raise InputError(f"config.pretrain.start={start}: its weights have other shapes; set config.pretrain alike")
     rows = {piece: row for row, piece in enumerate(load_tokenizer(start).pieces())}
     found = [(row, rows[piece]) for row, piece in enumerate(tokenizer.pieces()) if piece in rows]
     mine, theirs = np.array(found).T
-    earlier, own = nnx.state(load_llama(start)), model.embed_tokens.embedding[...]
-    table = earlier["embed_tokens"]["embedding"]
-    table.set_value(own.at[mine].set(table.get_value()[theirs]) if own.shape[1] == table.shape[1] else own)
-    if jax.tree.map(jnp.shape, earlier) != jax.tree.map(jnp.shape, nnx.state(model)):
-        raise InputError(f"config.pretrain.start={start}: its weights have other shapes; set config.pretrain alike")
-    nnx.update(model, earlier)
+    table = model.embed_tokens.embedding[...].at[mine].set(earlier.embed_tokens.embedding[...][theirs])
+    earlier.embed_tokens.embedding.set_value(table)
+    nnx.update(model, nnx.state(earlier))
 
 
 def train(graph: nnx.GraphDef, parameters: nnx.State, encoder: pretrain.Encoder, config, directory: Path):
