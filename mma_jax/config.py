@@ -122,6 +122,7 @@ def base() -> ConfigDict:
     config.ppo.samples = 1  # times that each of them is played
     config.ppo.ratio = "token"  # token | turn (Eq. 6) | turn_mean
     config.ppo.baseline = "value"  # value (Eq. 5) | siblings: also take off the luck that an episode's samples share
+    config.ppo.credit = "turn"  # turn | candidate: a score's token is paid for what that score was worth
     config.ppo.clip = 0.2
     config.ppo.gamma = 1.0
     config.ppo.lam = 0.95

@@ -31,6 +31,9 @@ from mma_jax.types import InputError
 BASELINES = ("value", "siblings")
 """What an advantage is measured against: V alone, or also the luck of the episode's other samples."""
 
+CREDITS = ("turn", "candidate")
+"""Whose advantage a token has: its turn's, or, where it wrote a candidate's score, what that score was worth."""
+
 LENGTHS = (16, 64, 256)
 """Upper edges of the bins of turn length, in tokens, by which clip fractions are reported; one more bin above."""
 
@@ -53,11 +56,12 @@ class Targets(NamedTuple):
     advantages: np.ndarray  # float32 [N, M]
     returns: np.ndarray  # float32 [N, M], what V is fitted to
     to_go: np.ndarray  # float32 [N, M], the discounted rewards to come
+    credit: np.ndarray  # float32 [N, T], advantages that tokens have of their own, nan elsewhere
 
 
 def check(config: Any) -> None:
     """Raises InputError where config.ppo cannot be meant."""
-    for name, known in (("ratio", losses.RATIOS), ("baseline", BASELINES)):
+    for name, known in (("ratio", losses.RATIOS), ("baseline", BASELINES), ("credit", CREDITS)):
         if config[name] not in known:
             raise InputError(f"ppo.{name}={config[name]} is not known: choose one of {', '.join(known)}")
     for name in ("temperature", "clip", "prompts", "samples", "epochs", "minibatches", "micro_batch"):
@@ -68,6 +72,11 @@ def check(config: Any) -> None:
             raise InputError(f"ppo.{name}={config[name]}: must be between 0 and 1")
     if config.baseline == "siblings" and config.samples < 2:
         raise InputError("ppo.baseline=siblings compares samples of one episode: set ppo.samples to 2 or more")
+    if config.credit == "candidate" and (config.samples < 2 or config.ratio != "token"):
+        raise InputError(
+            "ppo.credit=candidate compares single scores of an episode's samples: set ppo.samples to 2 or more and "
+            "ppo.ratio to token"
+        )
     if config.minibatches > config.prompts:
         raise InputError(f"ppo.minibatches={config.minibatches} is more than there are episodes, {config.prompts}")
 
@@ -96,7 +105,7 @@ def targets(
     """Advantages and returns of a global batch, from rewards and values alone: no token enters.
 
     Args:
-        batch: rewards and turn_mask of it are used, [N, M].
+        batch: rewards and turn_mask of it are used, [N, M], and credit, [N, T], which keeps the turns' scale.
         values: float32 [N, M], V(H_t).
         group: int32 [N], `sequences.siblings`.
         gamma, lam, baseline, whiten: of config.ppo.
@@ -107,9 +116,11 @@ def targets(
     if baseline == "siblings":
         luck = returns.sibling_luck(to_go[:, 0] - values[:, 0], group, len(group))
         advantages = jnp.where(batch.turn_mask, advantages - luck[:, None], 0.0)
+    credit = batch.credit
     if whiten:
+        credit = credit / returns.deviation(advantages, batch.turn_mask)
         advantages = returns.whiten(advantages, batch.turn_mask)
-    return Targets(advantages, goals, to_go)
+    return Targets(advantages, goals, to_go, credit)
 
 
 def make_update(graphdef: nnx.GraphDef, config: Any, buckets: tuple[int, ...], turns: int, directory: Path) -> Callable:
@@ -264,6 +275,7 @@ def objective(
     if config.ratio == "token":
         spread = jax.vmap(losses.per_token)
         advantages, length = spread(advantages, batch.turn), spread(length, batch.turn)
+        advantages = jnp.where(jnp.isnan(goal.credit), advantages, goal.credit)
         mask, unit = batch.action, "tokens"
 
     def mean(x: jax.Array, mask: jax.Array, unit: str) -> jax.Array:
@@ -364,7 +376,7 @@ def _mean(figures: list[dict[str, float]]) -> dict[str, float]:
 
 def _arrays(batch: Batch, old: Old, goal: Targets, rows: np.ndarray) -> dict[str, np.ndarray]:
     """The minibatch by name, for the file that is left when training has to stop."""
-    whole = batch._asdict() | {f"old_{name}": array for name, array in old._asdict().items()} | goal._asdict()
+    whole = goal._asdict() | batch._asdict() | {f"old_{name}": array for name, array in old._asdict().items()}
     return {name: array[rows] for name, array in whole.items()}
 
 

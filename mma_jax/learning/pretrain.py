@@ -16,17 +16,17 @@ import numpy as np
 import optax
 from flax import nnx
 
-from mma_jax.learning import curriculum
+from mma_jax.learning import curriculum, vocabulary
 from mma_jax.learning.contrastive import matrices
-from mma_jax.learning.curriculum import EASY, HANDLE, OWNER, SAID, SKILLS, SUM, TOTAL, WORD, Document, Stage
+from mma_jax.learning.curriculum import EASY, HANDLE, OWNER, SAID, SKILLS, SUM, TENTH, TOTAL, WORD, Document, Stage
 from mma_jax.learning.state import TrainState, apply
 from mma_jax.models.llama import Llama
 from mma_jax.models.tokenizer import SentencePieceTokenizer
 
-KINDS = ("other", "map", OWNER, WORD, SUM, TOTAL, HANDLE)
+KINDS = ("other", "map", OWNER, WORD, TENTH, SUM, TOTAL, HANDLE)
 """What is asked: an assistant's token without a number, a number that an assistant writes, the kinds of thoughts."""
 
-WEIGHTS = (0.1, 1.0, 0.3, 0.5, 0.3, 0.7, 0.4)
+WEIGHTS = (0.1, 1.0, 0.3, 0.5, 0.3, 0.3, 0.7, 0.4)
 """Of the KINDS in the loss: handles and JSON are soon known, words are many."""
 
 
@@ -41,7 +41,7 @@ class Reader(NamedTuple):
 READERS = (
     Reader(("other", "map"), -1, 0.25),
     Reader((OWNER,), 1, 0.2),
-    Reader((WORD,), 3, 0.6),
+    Reader((WORD, TENTH), 3, 0.6),
     Reader((HANDLE,), 3, 0.6),
     Reader((SUM, TOTAL), 5, 0.6),
 )
@@ -70,12 +70,12 @@ PHASES = (
     Phase(
         0.5,
         (3, 10, 6, 1),
-        {"match": 0.05, "reading": 0.15, "scoring": 0.45, "lookup": 0.1, "taken": 0.15, "schema": 0.1},
+        {"match": 0.05, "reading": 0.15, "scoring": 0.35, "lookup": 0.1, "taken": 0.1, "weigh": 0.15, "schema": 0.1},
     ),
     Phase(
         0.8,
-        (2, 6, 6, 3),
-        {"match": 0.05, "reading": 0.1, "scoring": 0.5, "lookup": 0.1, "taken": 0.15, "schema": 0.1},
+        (2, 4, 5, 4),
+        {"match": 0.05, "reading": 0.05, "scoring": 0.35, "lookup": 0.1, "taken": 0.05, "weigh": 0.35, "schema": 0.05},
     ),
 )
 
@@ -110,8 +110,8 @@ class Encoder:
         pieces = tokenizer.pieces()
         self._number = np.array([re.fullmatch(r'":\d+[,}]"?', piece) is not None for piece in pieces])
         self._wrap = {role: tokenizer.encode_control(f"<|{role}|>") for role in ("system", "user", "assistant", "tool")}
-        self._begin = tokenizer.encode_control(curriculum.CONTROL[0])
-        self._end = tokenizer.encode_control(curriculum.CONTROL[-1])
+        self._begin = tokenizer.encode_control(vocabulary.CONTROL[0])
+        self._end = tokenizer.encode_control(vocabulary.CONTROL[-1])
         self.said = {kind: np.array([tokenizer.encode(t)[0] for t in texts]) for kind, texts in SAID.items()}
 
     def __call__(self, document: Document) -> Asked:
@@ -319,6 +319,9 @@ def make_gates(graph: nnx.GraphDef, encoder: Encoder, rows: int, seed: int) -> C
         "scoring_full": (twenty, full, "map"),
         "handle": (curriculum.reading, full, HANDLE),
         "taken": (curriculum.taken, full, "map"),
+        "weigh": (curriculum.weigh, full, "map"),
+        "tenth": (curriculum.weigh, full, TENTH),
+        "field": (curriculum.reading, full, SUM),
     }
 
     def gates(parameters) -> dict[str, float]:

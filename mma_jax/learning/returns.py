@@ -47,9 +47,16 @@ def rewards_to_go(rewards: jax.Array, mask: jax.Array, gamma: float) -> jax.Arra
 
 def whiten(x: jax.Array, mask: jax.Array) -> jax.Array:
     """(x - mean) / std over all turns of the global batch, of any shape; 0 where `mask` is False."""
-    count = jnp.maximum(mask.sum(), 1)
-    centered = jnp.where(mask, x - jnp.where(mask, x, 0.0).sum() / count, 0.0)
-    return centered * jax.lax.rsqrt((centered**2).sum() / count + 1e-8)
+    return _centered(x, mask) / deviation(x, mask)
+
+
+def deviation(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """What `whiten` divides by: the standard deviation over all turns, float32 [], never 0."""
+    return jnp.sqrt((_centered(x, mask) ** 2).sum() / jnp.maximum(mask.sum(), 1) + 1e-8)
+
+
+def _centered(x: jax.Array, mask: jax.Array) -> jax.Array:
+    return jnp.where(mask, x - jnp.where(mask, x, 0.0).sum() / jnp.maximum(mask.sum(), 1), 0.0)
 
 
 def sibling_luck(surprise: jax.Array, group: jax.Array, groups: int) -> jax.Array:

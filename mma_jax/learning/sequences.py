@@ -26,6 +26,7 @@ class Sequence:
     logprobs: np.ndarray  # float32 [T], the sampler's log-probability of a sampled token, 0 elsewhere
     episode: str  # episode_id; samples of one episode are siblings
     family: str  # key of types.FAMILIES
+    credit: np.ndarray | None = None  # float32 [T], a token's own advantage, nan where it has its turn's; None: all nan
 
     def __post_init__(self) -> None:
         """Raises ValueError where the fields contradict each other, which would train on the wrong tokens."""
@@ -54,6 +55,7 @@ class Batch(NamedTuple):
     rewards: np.ndarray  # float32 [N, M]
     turn_mask: np.ndarray  # bool [N, M]
     logprobs: np.ndarray  # float32 [N, T]
+    credit: np.ndarray  # float32 [N, T], nan where a token has none of its own
 
 
 def pad(sequences: list[Sequence], buckets: Iterable[int], max_turns: int, rows: int | None = None) -> Batch:
@@ -80,6 +82,7 @@ def pad(sequences: list[Sequence], buckets: Iterable[int], max_turns: int, rows:
         rewards=stack((s.rewards for s in sequences), turns, 0, np.float32),
         turn_mask=stack((np.ones(len(s.starts)) for s in sequences), turns, False, bool),
         logprobs=stack((s.logprobs for s in sequences), shape, 0, np.float32),
+        credit=stack((() if s.credit is None else s.credit for s in sequences), shape, np.nan, np.float32),
     )
 
 

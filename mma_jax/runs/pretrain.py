@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from mma_jax.learning import curriculum, pretrain
+from mma_jax.learning import pretrain, vocabulary
 from mma_jax.learning.checkpoint import Checkpoints
 from mma_jax.learning.panel import Panel
 from mma_jax.learning.state import create, stop_if_stuck
@@ -52,11 +52,11 @@ def run(config, directory: Path, dry_run: bool) -> None:
     if not (folder / "tokenizer_config.json").exists():
         train_tokenizer(
             folder,
-            curriculum.corpus(),
-            curriculum.symbols(),
-            curriculum.CONTROL,
+            vocabulary.corpus(),
+            vocabulary.symbols(),
+            vocabulary.CONTROL,
             settings.vocab_size,
-            curriculum.TEMPLATE,
+            vocabulary.TEMPLATE,
         )
     encoder = pretrain.Encoder(load_tokenizer(folder))
     model = blank(settings, encoder)

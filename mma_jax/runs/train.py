@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from mma_jax.agents import demonstrations
+from mma_jax.agents import credit, demonstrations
 from mma_jax.evaluation.checks import seeds
 from mma_jax.evaluation.experiment import Experiment
 from mma_jax.learning import ppo, sft
@@ -165,6 +165,8 @@ class Trainer:
             measured = rates(played)
             if iteration % config.query_every == 0 or iteration == config.iterations - 1:
                 measured |= look(params, iteration)
+            if config.credit == "candidate":
+                return credit.by_candidate(played, env.options.alpha, self.language.tokenizer), measured
             return [one.sequence for one in played], measured
 
         def look(params: nnx.State, iteration: int) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The curriculum's documents, their answers worked out again from their texts."""
 
 import json
+import math
 import re
 
 import numpy as np
@@ -11,7 +12,7 @@ from mma_jax.envs.options import Options
 from mma_jax.envs.prompts import system_message
 from mma_jax.envs.tools import toolbox
 from mma_jax.envs.tools.schema import handles
-from mma_jax.learning import curriculum
+from mma_jax.learning import curriculum, vocabulary
 from mma_jax.learning.curriculum import SKILLS, TOPICS, Stage
 
 FINAL = Stage(1.0, 0.7)
@@ -87,12 +88,14 @@ def test_thoughts_are_what_a_reader_would_count():
                 continue
             read = said.text[: thought.at + 1]
             begun = list(re.finditer(r'"(\d+)":[{\[]', read[items:]))[-1]
-            found = [w for w in re.findall(r"\w+", read[items + begun.end() :]) if w in MEANING]
-            values = [weight.get(MEANING[w], 0) for w in found]
+            fields = re.split(r'"\w+":"', read[items + begun.end() :])
+            values = [
+                [weight.get(MEANING[w], 0) for w in re.findall(r"\w+", field) if w in MEANING] for field in fields
+            ]
             answers = {
-                curriculum.WORD: curriculum.level(values[-1]),
-                curriculum.SUM: curriculum.level(sum(values)),
-                curriculum.TOTAL: curriculum.level(sum(values)),
+                curriculum.WORD: curriculum.level((values[-1] or [0])[-1]),
+                curriculum.SUM: curriculum.level(sum(values[-1])),
+                curriculum.TOTAL: curriculum.level(sum(map(sum, values))),
                 curriculum.HANDLE: int(begun[1]),
             }
             assert thought.number == answers[thought.kind]
@@ -116,15 +119,62 @@ def test_every_entry_ends_with_its_total():
         assert totals == expected(json.loads(said.text))
 
 
+def graph_levels(answer):
+    """Handle -> level of how often it was taken, of how many neighbors are near."""
+    near = {handle: sum(handle in n["near"] for n in answer["neighbors"]) for handle in answer["taken"]}
+    return {
+        "taken": {handle: curriculum.level(number) for handle, number in answer["taken"].items()},
+        "near": {handle: curriculum.level(2 * count) for handle, count in near.items()},
+    }
+
+
+def rounded(numbers):
+    return math.floor(sum(numbers) / len(numbers) + 0.5)
+
+
 def test_taken_levels_follow_counts_and_mentions():
     for document in documents("taken"):
         answer, scored = json.loads(document[-2].text), json.loads(document[-1].text)["args"]["scores"]
-        for handle, number in answer["taken"].items():
-            near = sum(handle in n["near"] for n in answer["neighbors"])
-            assert scored[handle] == min(9, curriculum.level(number) + 2 * min(near, 2))
+        found = graph_levels(answer)
+        assert scored == {handle: rounded([found["taken"][handle], found["near"][handle]]) for handle in scored}
 
 
-@pytest.mark.parametrize("skill", ["schema", "lookup", "scoring", "taken"])
+def test_weigh_scores_by_what_is_named():
+    """Every named aspect's level worked out from the texts; the map is their mean."""
+    named = set()
+    for document in documents("weigh"):
+        user, answer = document[1].text, json.loads(document[-2].text)
+        scored = json.loads(document[-1].text)["args"]["scores"]
+        aspects = user.rpartition("Score by ")[2].split()
+        found = graph_levels(answer) if "taken" in answer else {}
+        lines = re.findall(r"^(\d+) \d+ (\d?\.\d\d)", user, re.MULTILINE)
+        found["rank"] = {handle: min(9, int(float(score) * 10 + 1e-6)) for handle, score in lines}
+        for handle, entry in answer.get("items", {}).items():
+            weight = weights(answer["profile"])
+            for field, said in {"tags": entry}.items() if isinstance(entry, list) else entry.items():
+                said = said if isinstance(said, list) else re.findall(r"\w+", said)
+                level = curriculum.level(sum(weight.get(MEANING[word], 0) for word in said))
+                found.setdefault(field, {})[handle] = level
+        assert scored == {handle: rounded([found[aspect][handle] for aspect in aspects]) for handle in scored}
+        named |= set(aspects)
+    assert named == set(curriculum.ASPECTS)
+
+
+def test_candidate_lines_are_read_as_they_stand():
+    """Each line's first-stage score in tenths, and its handle there and at its end; ranks follow the scores."""
+    for document in documents("weigh"):
+        user = document[1]
+        lines = re.findall(r"^(\d+) (\d+) (\d?\.\d\d)", user.text, re.MULTILINE)
+        tenths = [thought.number for thought in user.thoughts if thought.kind == curriculum.TENTH]
+        assert tenths == [min(9, int(float(score) * 10 + 1e-6)) for _, _, score in lines]
+        by_rank = [float(score) for _, _, score in sorted(lines, key=lambda line: int(line[1]))]
+        assert by_rank == sorted(by_rank, reverse=True)
+        for thought in user.thoughts:
+            if thought.kind == curriculum.HANDLE:
+                assert int(user.text[: thought.at + 1].rpartition("\n")[2].split()[0]) == thought.number
+
+
+@pytest.mark.parametrize("skill", ["schema", "lookup", "scoring", "taken", "weigh"])
 def test_actions_are_valid_in_the_environment(skill):
     tools = toolbox(Options(interactive=True))
     for document in documents(skill):
@@ -140,6 +190,6 @@ def test_no_document_goes_on_from_a_call_to_a_score():
 
 def test_the_environment_s_own_texts_are_few_tokens():
     """The system message, 20 candidate lines and a score map in the order of ten tokens a candidate."""
-    sentences = [piece for piece in curriculum.symbols() if len(piece) > 40]
+    sentences = [piece for piece in vocabulary.symbols() if len(piece) > 40]
     message = system_message(Options(), toolbox(Options())).lower().replace(" ", "\u2581")
     assert sum(len(piece) for piece in sentences if piece in message) > 0.7 * len(message)

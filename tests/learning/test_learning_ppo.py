@@ -57,6 +57,51 @@ def figures_of(actor, sequences, value_only=False, rng=0, **settings):
     return update(state, frozen, copy(params), sequences, np.random.default_rng(rng), value_only)
 
 
+def test_a_token_s_own_advantage_replaces_its_turn_s():
+    """Every token's credit set to the turn's advantage is the update without credit; another credit is another one."""
+    actor = fixture.actor_critic()
+    sequences = played(actor)
+    batch = pad(sequences, BUCKETS, fixture.TURNS)
+    values = np.zeros(batch.rewards.shape, np.float32)
+    goal = ppo.targets(batch, values, siblings(sequences), gamma=1.0, lam=0.95, baseline="siblings", whiten=False)
+    turns = np.asarray(goal.advantages)
+
+    def credited(scale):
+        return [
+            dataclasses.replace(s, credit=np.where(s.action, scale * turns[n][np.maximum(s.turn, 0)], np.nan))
+            for n, s in enumerate(sequences)
+        ]
+
+    settings = dict(baseline="siblings", whiten=False, credit="candidate")
+    # the value head starts at zero, so its values are the zeros above
+    results = [figures_of(actor, given, **settings)[0].params for given in (sequences, credited(1.0), credited(-1.0))]
+    plain, same, other = (jax.tree.leaves(params) for params in results)
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(plain, same, strict=True))
+    assert not all(np.allclose(a, b, atol=1e-4) for a, b in zip(plain, other, strict=True))
+
+
+def test_credit_keeps_the_scale_of_whitened_turns():
+    sequences = [
+        dataclasses.replace(s, credit=np.where(s.action, 0.5, np.nan).astype(np.float32))
+        for s in played(fixture.actor_critic())
+    ]
+    batch = pad(sequences, BUCKETS, fixture.TURNS)
+    values, group = np.zeros(batch.rewards.shape, np.float32), siblings(sequences)
+    raw, white = (
+        ppo.targets(batch, values, group, gamma=1.0, lam=0.95, baseline="value", whiten=whiten)
+        for whiten in (False, True)
+    )
+    spread = np.asarray(raw.advantages)[batch.turn_mask].std()
+    np.testing.assert_allclose(np.asarray(white.credit)[batch.action], 0.5 / spread, rtol=1e-4)
+    assert np.isnan(np.asarray(white.credit)[~batch.action]).all()
+
+
+@pytest.mark.parametrize("change", [{"samples": 1}, {"ratio": "turn"}])
+def test_credit_by_candidate_needs_siblings_and_ratios_of_tokens(change):
+    with pytest.raises(InputError, match=r"ppo\.credit"):
+        ppo.check(fixture.ppo_config(credit="candidate", **change))
+
+
 # DESIGN §6, by rule
 
 
@@ -229,7 +274,7 @@ def test_figures_of_an_iteration_by_hand():
     shift = np.zeros((4, 8), np.float32)
     shift[0, 5] = 0.5
     old = ppo.Old(batch.logprobs + shift, batch.logprobs + 0.1 * batch.action, batch.action * 2.0, batch.rewards * 0.5)
-    goal = ppo.Targets(batch.rewards, batch.rewards, batch.rewards)
+    goal = ppo.Targets(batch.rewards, batch.rewards, batch.rewards, batch.credit)
     figures = ppo.describe(rows, batch, old, goal)
     assert figures["reward"] == pytest.approx(11 / 3) and figures["turns"] == pytest.approx(4 / 3)
     assert figures["reward/full"] == pytest.approx(5.25) and figures["reward/text_only"] == 0.5

@@ -8,7 +8,7 @@ import optax
 import pytest
 from flax import nnx
 
-from mma_jax.learning import curriculum, pretrain
+from mma_jax.learning import curriculum, pretrain, vocabulary
 from mma_jax.learning.contrastive import matrices
 from mma_jax.learning.curriculum import Said, Thought
 from mma_jax.learning.pretrain import Questions
@@ -20,7 +20,7 @@ from mma_jax.models.tokenizer import load_tokenizer, train_tokenizer
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
-    train_tokenizer(folder, curriculum.corpus(), curriculum.symbols(), curriculum.CONTROL, 2600, curriculum.TEMPLATE)
+    train_tokenizer(folder, vocabulary.corpus(), vocabulary.symbols(), vocabulary.CONTROL, 2600, vocabulary.TEMPLATE)
     return pretrain.Encoder(load_tokenizer(folder))
 
 

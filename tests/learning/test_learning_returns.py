@@ -59,7 +59,7 @@ def gradients(luck, policy, rewards):
     for episode, first, second in itertools.product(range(len(luck)), range(2), range(2)):
         actions = [first, second]
         earned = np.array([[rewards[action] + luck[episode]] for action in actions], np.float32)
-        batch = sequences.Batch(*[None] * 4, earned, np.ones((2, 1), bool), None)
+        batch = sequences.Batch(*[None] * 4, earned, np.ones((2, 1), bool), None, np.zeros((2, 3)))
         per_baseline = []
         for baseline in ppo.BASELINES:
             goal = ppo.targets(

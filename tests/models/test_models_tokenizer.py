@@ -5,7 +5,7 @@ import json
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from mma_jax.learning import curriculum
+from mma_jax.learning import vocabulary
 from mma_jax.models.tokenizer import Chat, load_tokenizer, train_tokenizer
 from mma_jax.types import InputError, Message
 
@@ -22,7 +22,7 @@ HISTORY = (Message("system", "Rerank the candidates."), Message("user", "12 3 .8
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
-    train_tokenizer(folder, curriculum.corpus(), curriculum.symbols(), curriculum.CONTROL, 2600, curriculum.TEMPLATE)
+    train_tokenizer(folder, vocabulary.corpus(), vocabulary.symbols(), vocabulary.CONTROL, 2600, vocabulary.TEMPLATE)
     return load_tokenizer(folder)
 
 

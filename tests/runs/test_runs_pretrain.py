@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from mma_jax.config import base
-from mma_jax.learning import curriculum, pretrain
+from mma_jax.learning import pretrain, vocabulary
 from mma_jax.models.convert import L0_TINY, load_llama
 from mma_jax.models.tokenizer import load_tokenizer, train_tokenizer
 from mma_jax.runs import pretrain as run
@@ -80,7 +80,7 @@ def test_a_run_goes_on_from_another(tmp_path):
 
 def test_words_keep_their_rows_when_the_tokenizer_changes(tmp_path):
     train_tokenizer(
-        tmp_path, ["a word"], ["<new>", *curriculum.symbols()[:50]], curriculum.CONTROL, 400, curriculum.TEMPLATE
+        tmp_path, ["a word"], ["<new>", *vocabulary.symbols()[:50]], vocabulary.CONTROL, 400, vocabulary.TEMPLATE
     )
     tokenizer, theirs = load_tokenizer(tmp_path), load_tokenizer(L0_TINY)
     model = run.blank(base().pretrain, pretrain.Encoder(tokenizer))

@@ -9,7 +9,7 @@ from flax import nnx
 
 from mma_jax.config import base
 from mma_jax.evaluation.results import Cell
-from mma_jax.learning import curriculum
+from mma_jax.learning import vocabulary
 from mma_jax.models.convert import save_llama
 from mma_jax.models.llama import Llama, LlamaConfig
 from mma_jax.models.tokenizer import load_tokenizer, train_tokenizer
@@ -23,7 +23,7 @@ from mma_jax.types import InputError
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
-    train_tokenizer(folder, curriculum.corpus(), curriculum.symbols(), curriculum.CONTROL, 2600, curriculum.TEMPLATE)
+    train_tokenizer(folder, vocabulary.corpus(), vocabulary.symbols(), vocabulary.CONTROL, 2600, vocabulary.TEMPLATE)
     shape = LlamaConfig(load_tokenizer(folder).vocab_size, 32, 1, 2, 1, 16, 48, 1e4, None, 1e-5, True)
     save_llama(Llama(shape, rngs=nnx.Rngs(0)), folder)
     return folder

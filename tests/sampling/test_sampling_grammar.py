@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mma_jax.learning import curriculum
+from mma_jax.learning import vocabulary
 from mma_jax.models.tokenizer import load_tokenizer, train_tokenizer
 from mma_jax.sampling import grammar
 
@@ -13,7 +13,7 @@ from mma_jax.sampling import grammar
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
-    train_tokenizer(folder, curriculum.corpus(), curriculum.symbols(), curriculum.CONTROL, 2600, curriculum.TEMPLATE)
+    train_tokenizer(folder, vocabulary.corpus(), vocabulary.symbols(), vocabulary.CONTROL, 2600, vocabulary.TEMPLATE)
     return load_tokenizer(folder)
 
 
