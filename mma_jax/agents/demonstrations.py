@@ -44,8 +44,7 @@ FIRST_STAGE = 2
 (config.sft.first_stage), for one alpha cannot be right both where the evidence is strong and where it is weak."""
 
 FIELDS = ("title", "category", "description")
-TAGS = 5  # places of an item's tags, best first
-HASHED = 256  # columns for single tags of a visual profile: an encoder knows few, and each may weigh differently
+HASHED = 256  # columns for single tags: an encoder knows few, and each may weigh differently
 
 SPAN = (0.01, 0.99)
 """Quantiles of training utilities that the levels divide evenly.
@@ -198,24 +197,20 @@ def _cuts(utilities: Iterable[tuple[tuple[str, ...], np.ndarray]], levels: int) 
 
 
 def features(notes: Notes, similar: Similar) -> sparse.csr_matrix:
-    """Evidence-linear's dense features, then per field and tag place the share of the profile that a candidate matches,
-    then the same for single tags: CSR [B, 6 + 3 + 5 + HASHED]."""
+    """Evidence-linear's dense features, then per field the share of the profile that a candidate matches, then for
+    each tag whether the candidate has it, and log(1 + its count in the profile) if so: CSR [B, 6 + 3 + 2 HASHED]."""
     size = len(notes.handles)
-    fields, tags, hashed = np.zeros((size, len(FIELDS))), np.zeros((size, TAGS)), np.zeros((size, HASHED))
+    fields, tags = np.zeros((size, len(FIELDS))), np.zeros((size, 2, HASHED))
     if text := notes.got("text"):
         own = [words(overlap.candidate_text(notes, n)) for n in range(size)]
         for column, field in enumerate(FIELDS):
             profile = text["profile"].get(field, {})
             fields[:, column] = matched(profile, own, similar).sum(axis=1)
     if image := notes.got("image"):
-        profile = image["profile"]
-        own = [overlap.candidate_tags(notes, n)[:TAGS] for n in range(size)]
-        for place in range(TAGS):
-            shares = matched(profile, [tag[place : place + 1] for tag in own], similar)
-            tags[:, place] = shares.sum(axis=1)
-            for n, tag in enumerate(profile):
-                hashed[:, zlib.crc32(tag.encode()) % HASHED] += shares[:, n]
-    return sparse.csr_matrix(np.hstack([evidence_linear.dense_features(notes), fields, tags, hashed]))
+        for n in range(size):
+            for tag in overlap.candidate_tags(notes, n):
+                tags[n, :, zlib.crc32(tag.encode()) % HASHED] += 1.0, np.log1p(image["profile"].get(tag, 0))
+    return sparse.csr_matrix(np.hstack([evidence_linear.dense_features(notes), fields, tags.reshape(size, -1)]))
 
 
 def matched(profile: dict[str, int], own: list[list[str]], similar: Similar) -> np.ndarray:

@@ -3,9 +3,10 @@
     match    a profile of words with numbers, then words, each followed by its number in the profile; 0 where neither it
              nor a synonym occurs
     reading  a profile of words with numbers, then entries. While it reads, the model is asked what it thinks: behind
-             every word that word's number, its field's sum so far and the handle, behind the entry its sum (count) and
-             the handle, in a line of the candidates the tenths of its score and the handle. What it is asked is not in
-             the text, so it costs no tokens and the text keeps the form that tools give it
+             every word that word's number, the entry's sum so far and the handle, behind a field its sum and the
+             handle, behind the entry its sum (count) and the handle, in a line of the candidates the tenths of its
+             score and the handle. What it is asked is not in the text, so it costs no tokens and the text keeps the
+             form that tools give it
     scoring  the same, and then the map of the entries' sums in the order of their handles
     lookup   the same with the sums written behind the entries, to be copied
     taken    a map of numbers, then lists of handles; answered by a map of the means of a number's level and the lists'
@@ -50,13 +51,14 @@ TOPICS: tuple[tuple[str, ...], ...] = (
 
 FIELDS = ("title", "category", "description")
 
-OWNER, WORD, TENTH, SUM, TOTAL, HANDLE = "owner", "word", "tenth", "sum", "total", "handle"
+OWNER, WORD, TENTH, SUM, FIELD, TOTAL, HANDLE = "owner", "word", "tenth", "sum", "field", "total", "handle"
 """Kinds of thoughts: the word that a number of the profile belongs to; a word's level; the tenths of a first-stage
-score; a field's level so far, its entry's at the end; the handle of an entry or a candidate's line."""
+score; the entry's level so far, a field's where the next begins, the entry's at its end; the handle of an entry or a
+candidate's line."""
 
-ASPECTS = ("rank", *FIELDS, "tags", "taken", "near")
-"""What a candidate can be scored by: its first-stage score, its words in a field of text, its tags, how often it was
-taken, how many neighbors are near it."""
+ASPECTS = ("rank", "title", "category", "entry", "taken", "near")
+"""What a candidate can be scored by: its first-stage score, its words in a field, all its words or tags, how often it
+was taken, how many neighbors are near it."""
 
 MOST = 21
 """Entries of a document."""
@@ -65,6 +67,7 @@ SAID = {
     WORD: [f" {n}" for n in range(10)],
     TENTH: [f" {n}" for n in range(10)],
     SUM: [f'":{n},"' for n in range(10)],
+    FIELD: [f'":{n},"' for n in range(10)],
     TOTAL: [f'":{n},"' for n in range(10)],
     HANDLE: [str(n) for n in range(MOST + 1)],
 }
@@ -183,22 +186,24 @@ class _Writer:
         return Said(role, self.text, tuple(self.thoughts))
 
     def entry(self, handle: int, fields: list[tuple[str, list[tuple[str, int]]]]) -> dict[str, int]:
-        """Write an entry, return its level as "total" and those of its fields."""
-        sums: dict[str, int] = {}
+        """Write an entry, return its level and those of its fields but the last."""
+        total, levels = 0, {}
         for number, (field, said) in enumerate(fields):
             if field == "tags":
                 self.add('["')
+            elif number == 0:
+                self.add(f'{{"{field}":"')
             else:
-                self.add(f'{{"{field}":"' if number == 0 else f'","{field}":"')
-            sums[field] = 0
+                before = fields[number - 1]
+                levels[before[0]] = level(sum(value for _, value in before[1]))
+                self.add(f'","{field}":"', field=levels[before[0]], handle=handle)
             for place, (word, value) in enumerate(said):
                 if place:
                     self.add('","' if field == "tags" else ", " if field == "category" else " ")
-                sums[field] += value
-                self.add(word, word=level(value), sum=level(sums[field]), handle=handle)
-        sums["total"] = sum(sums.values())
-        self.add('"]' if "tags" in sums else '"}', total=level(sums["total"]), handle=handle)
-        return {field: level(total) for field, total in sums.items()}
+                total += value
+                self.add(word, word=level(value), sum=level(total), handle=handle)
+        self.add('"]' if field == "tags" else '"}', total=level(total), handle=handle)
+        return levels | {"entry": level(total)}
 
 
 Levels = dict[str, np.ndarray]
@@ -206,14 +211,14 @@ Levels = dict[str, np.ndarray]
 
 
 def _answer(world: _World, size: int, shown: bool = False) -> tuple[Said, Levels]:
-    """A tool's answer about `size` entries, and the levels of its fields and of all of them ("total"), which are
-    written behind the entries if `shown`."""
+    """A tool's answer about `size` entries, and the levels of their fields and of the whole, which are written behind
+    the entries if `shown`."""
     writer, levels = _Writer(f'{{"profile":{_dumps(world.profile)},"items":{{'), []
     for handle in range(1, size + 1):
         writer.add(f'{"," if handle > 1 else ""}"{handle}":')
         levels.append(writer.entry(handle, world.fields()))
         if shown:
-            writer.add(f',"score":{levels[-1]["total"]}', handle=handle)
+            writer.add(f',"score":{levels[-1]["entry"]}', handle=handle)
     writer.add("}}")
     return writer.said("tool"), {field: np.array([entry[field] for entry in levels]) for field in levels[0]}
 
@@ -279,7 +284,7 @@ def reading(rng: np.random.Generator, stage: Stage) -> Document:
 def lookup(rng: np.random.Generator, stage: Stage) -> Document:
     """Entries with levels behind them, then the map."""
     answer, levels = _answer(_draw(rng, stage), _size(rng), shown=True)
-    return [answer, Said("assistant", score_map(levels["total"]))]
+    return [answer, Said("assistant", score_map(levels["entry"]))]
 
 
 def scoring(rng: np.random.Generator, stage: Stage, size: int = 0) -> Document:
@@ -287,7 +292,7 @@ def scoring(rng: np.random.Generator, stage: Stage, size: int = 0) -> Document:
     size = size or _size(rng)
     answer, levels = _answer(_draw(rng, stage), size)
     opening = _opening(Options(), _candidates(rng, size)[0]) if rng.random() < 0.4 else []
-    return [*opening, answer, Said("assistant", score_map(levels["total"]))]
+    return [*opening, answer, Said("assistant", score_map(levels["entry"]))]
 
 
 def taken(rng: np.random.Generator, stage: Stage) -> Document:
@@ -301,8 +306,8 @@ def weigh(rng: np.random.Generator, stage: Stage) -> Document:
     size = _size(rng)
     candidates, tenths = _candidates(rng, size)
     answer, levels = _graph(rng, size) if rng.random() < 0.3 else _answer(_draw(rng, stage), size)
-    levels = {"rank": tenths} | {aspect: part for aspect, part in levels.items() if aspect != "total"}
-    count = int(rng.integers(1, min(3, len(levels)) + 1))
+    levels = {"rank": tenths} | levels
+    count = int(rng.integers(1, 3))
     named = [list(levels)[n] for n in np.sort(rng.choice(len(levels), count, replace=False))]
     candidates.add(f"\nScore by {' '.join(named)}")
     return [

@@ -18,15 +18,28 @@ from flax import nnx
 
 from mma_jax.learning import curriculum, vocabulary
 from mma_jax.learning.contrastive import matrices
-from mma_jax.learning.curriculum import EASY, HANDLE, OWNER, SAID, SKILLS, SUM, TENTH, TOTAL, WORD, Document, Stage
+from mma_jax.learning.curriculum import (
+    EASY,
+    FIELD,
+    HANDLE,
+    OWNER,
+    SAID,
+    SKILLS,
+    SUM,
+    TENTH,
+    TOTAL,
+    WORD,
+    Document,
+    Stage,
+)
 from mma_jax.learning.state import TrainState, apply
 from mma_jax.models.llama import Llama
 from mma_jax.models.tokenizer import SentencePieceTokenizer
 
-KINDS = ("other", "map", OWNER, WORD, TENTH, SUM, TOTAL, HANDLE)
+KINDS = ("other", "map", OWNER, WORD, TENTH, SUM, FIELD, TOTAL, HANDLE)
 """What is asked: an assistant's token without a number, a number that an assistant writes, the kinds of thoughts."""
 
-WEIGHTS = (0.1, 1.0, 0.3, 0.5, 0.3, 0.3, 0.7, 0.4)
+WEIGHTS = (0.1, 1.0, 0.3, 0.5, 0.3, 0.3, 0.5, 0.7, 0.4)
 """Of the KINDS in the loss: handles and JSON are soon known, words are many."""
 
 
@@ -43,7 +56,7 @@ READERS = (
     Reader((OWNER,), 1, 0.2),
     Reader((WORD, TENTH), 3, 0.6),
     Reader((HANDLE,), 3, 0.6),
-    Reader((SUM, TOTAL), 5, 0.6),
+    Reader((SUM, FIELD, TOTAL), 5, 0.6),
 )
 """Thoughts are read early, so that later blocks build on them: sums on words, the map on sums and handles. Where all
 were read at the end, the map stayed at chance: it cannot look up what only the last block knows."""
@@ -75,7 +88,7 @@ PHASES = (
     Phase(
         0.8,
         (2, 4, 5, 4),
-        {"match": 0.05, "reading": 0.05, "scoring": 0.35, "lookup": 0.1, "taken": 0.05, "weigh": 0.35, "schema": 0.05},
+        {"match": 0.05, "reading": 0.05, "scoring": 0.3, "lookup": 0.1, "taken": 0.05, "weigh": 0.4, "schema": 0.05},
     ),
 )
 
@@ -321,7 +334,7 @@ def make_gates(graph: nnx.GraphDef, encoder: Encoder, rows: int, seed: int) -> C
         "taken": (curriculum.taken, full, "map"),
         "weigh": (curriculum.weigh, full, "map"),
         "tenth": (curriculum.weigh, full, TENTH),
-        "field": (curriculum.reading, full, SUM),
+        "field": (curriculum.reading, full, FIELD),
     }
 
     def gates(parameters) -> dict[str, float]:

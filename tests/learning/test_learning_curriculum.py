@@ -94,7 +94,8 @@ def test_thoughts_are_what_a_reader_would_count():
             ]
             answers = {
                 curriculum.WORD: curriculum.level((values[-1] or [0])[-1]),
-                curriculum.SUM: curriculum.level(sum(values[-1])),
+                curriculum.SUM: curriculum.level(sum(map(sum, values))),
+                curriculum.FIELD: curriculum.level(sum(values[-2] if len(values) > 1 else [])),
                 curriculum.TOTAL: curriculum.level(sum(map(sum, values))),
                 curriculum.HANDLE: int(begun[1]),
             }
@@ -151,8 +152,10 @@ def test_weigh_scores_by_what_is_named():
         found["rank"] = {handle: min(9, int(float(score) * 10 + 1e-6)) for handle, score in lines}
         for handle, entry in answer.get("items", {}).items():
             weight = weights(answer["profile"])
-            for field, said in {"tags": entry}.items() if isinstance(entry, list) else entry.items():
-                said = said if isinstance(said, list) else re.findall(r"\w+", said)
+            fields = {"entry": words(entry)}
+            if not isinstance(entry, list):
+                fields |= {field: re.findall(r"\w+", said) for field, said in entry.items()}
+            for field, said in fields.items():
                 level = curriculum.level(sum(weight.get(MEANING[word], 0) for word in said))
                 found.setdefault(field, {})[handle] = level
         assert scored == {handle: rounded([found[aspect][handle] for aspect in aspects]) for handle in scored}
