@@ -37,7 +37,8 @@ INFORMATION_LEAD = (
     "What a call is worth: the change of the value head’s expectation over it, V after less V before, against the "
     "return from there on less the return of scoring instead of calling; the call’s own cost is in neither. V before "
     "expects the answer already, so bias (mean predicted − realized) is below zero where calls pay on average; "
-    "correlation and the centered error tell whether the head knows which answers paid."
+    "correlation and the centered error tell whether the head knows which answers paid. Methods whose value head was "
+    "never trained are left out."
 )
 
 
@@ -117,6 +118,8 @@ def information_section(run: Run) -> Iterator[Section]:
     ):
         key = {"dataset": dataset, "protocol": protocol, "method": method}
         rows = [row for row in run.information if key.items() <= row.items()]
+        if len({row["predicted"] for row in rows}) == 1:
+            continue
         tools = {"all tools": rows} | {tool: [] for tool in sorted({row["tool"] for row in rows})}
         for row in rows:
             tools[row["tool"]].append(row)

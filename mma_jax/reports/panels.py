@@ -17,7 +17,8 @@ Curve = tuple[np.ndarray, np.ndarray]
 
 PER_ROW = 4
 POINTS = 160  # of one curve; longer ones are averaged in blocks
-STYLES = 7  # series-0 .. series-6 of style.css
+STYLES = 8  # series-0 .. series-7 of style.css
+INSET = 52  # pixels for the labels of a vertical axis
 
 
 def curve_panels(panels: dict[str, dict[str, list[Curve]]], title: str, marks: Sequence[float] = ()) -> str:
@@ -32,22 +33,22 @@ def curve_panels(panels: dict[str, dict[str, list[Curve]]], title: str, marks: S
     tall = plot + 54 + 15 * legend_rows
     parts = []
     for index, (name, panel) in enumerate(panels.items()):
-        x0, top = (index % PER_ROW) * (wide + GAP) + 34, (index // PER_ROW) * tall + 24
-        across = _scale(first, last, x0, x0 + wide - 34)
+        x0, top = (index % PER_ROW) * (wide + GAP) + INSET, (index // PER_ROW) * tall + 24
+        across = _scale(first, last, x0, x0 + wide - INSET)
         values = np.concatenate([y for series in panel.values() for _, y in series])
         up = _scale(values.min(), values.max(), top + plot, top)
-        parts.append(label(x0 - 34, top - 10, name, "facet"))
+        parts.append(label(x0 - INSET, top - 10, name, "facet"))
         for value in ticks(values.min(), values.max(), 4) or [values[0]]:  # one level that is no round number
-            parts.append(line(x0, up(value), x0 + wide - 34, up(value), "grid"))
+            parts.append(line(x0, up(value), x0 + wide - INSET, up(value), "grid"))
             parts.append(label(x0 - 5, up(value) + 4, f"{value:g}", "tick end"))
         for value in ticks(first, last, 4):
             parts.append(label(across(value), top + plot + 16, f"{value:g}", "tick middle"))
-        parts.append(line(x0, top + plot, x0 + wide - 34, top + plot, "axis"))
+        parts.append(line(x0, top + plot, x0 + wide - INSET, top + plot, "axis"))
         parts += [line(across(x), top + plot - 7, across(x), top + plot, "alarm") for x in marks]
         for place, (series, curves) in enumerate(panel.items()):
             parts += [_curve(curve, f"{name}, {series}" if series else name, place, across, up) for curve in curves]
         if len(panel) > 1:
-            parts += _keys(list(panel), x0 - 34, top + plot + 34, wide)
+            parts += _keys(list(panel), x0 - INSET, top + plot + 34, wide)
     columns = min(PER_ROW, len(panels))
     return svg(columns * (wide + GAP), -(-len(panels) // PER_ROW) * tall, title, parts)
 
@@ -118,8 +119,9 @@ def reliability_panels(panels: dict[str, Sequence[dict]], title: str) -> str:
     """
     side = 190
     rows = [row for table in panels.values() for row in table]
-    every = np.array([row[name] for row in rows for name in ("predicted", "realized")])
-    low, high = float(every.min()), float(every.max())
+    ends = [row["realized"] + sign * _error(row) for row in rows for sign in (-1, 1)]
+    every = [*ends, *(row["predicted"] for row in rows)]
+    low, high = min(every), max(every)
     drawn = []
     for place, (name, table) in enumerate(panels.items()):
         x0, top = place * (side + 56) + 44, TOP
@@ -139,12 +141,16 @@ def reliability_panels(panels: dict[str, Sequence[dict]], title: str) -> str:
 
 def _dot(row: dict, name: str, across: Callable, up: Callable) -> str:
     x, y = across(row["predicted"]), up(row["realized"])
-    error = 0.0 if np.isnan(row["se"]) else 2 * row["se"]
+    error = _error(row)
     tip = html.escape(
         f"{name}: predicted {row['predicted']:+.3f}, realized {row['realized']:+.3f} ± {error:.3f}, {row['n']:,} calls"
     )
     whisker = line(x, up(row["realized"] - error), x, up(row["realized"] + error), "whisker")
     return f'<g class="mark"><title>{tip}</title>{whisker}<circle cx="{x:.1f}" cy="{y:.1f}" r="4"/></g>'
+
+
+def _error(row: dict) -> float:
+    return 0.0 if np.isnan(row["se"]) else 2 * row["se"]
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:

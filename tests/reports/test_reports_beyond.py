@@ -100,8 +100,14 @@ def test_dots_stand_on_the_diagonal_where_head_and_world_agree():
     svg = ET.fromstring(panels.reliability_panels({"T": table}, "t")).find("svg")
     (diagonal,) = [n for n in svg.findall("line") if n.get("class") == "reference"]
     ends = [[float(diagonal.get(f"{axis}{n}")) for axis in "xy"] for n in (1, 2)]
-    dots = [[float(g.find("circle").get(axis)) for axis in ("cx", "cy")] for g in svg.findall("g")]
-    np.testing.assert_allclose(dots, ends, atol=0.11)
+    dots = np.array([[float(g.find("circle").get(axis)) for axis in ("cx", "cy")] for g in svg.findall("g")])
+    (x1, y1), (x2, y2) = ends
+    np.testing.assert_allclose((dots[:, 0] - x1) * (y2 - y1), (dots[:, 1] - y1) * (x2 - x1), atol=0.11 * abs(y2 - y1))
+    frame = svg.find("rect")
+    top, tall = float(frame.get("y")), float(frame.get("height"))
+    for whisker in svg.iter("line"):
+        if whisker.get("class") == "whisker":
+            assert all(top <= float(whisker.get(end)) <= top + tall for end in ("y1", "y2"))
 
 
 def test_stress_stands_beside_the_truth(tmp_path):
