@@ -10,6 +10,7 @@ TEST = [
     "ruff>=0.9",
     "ir_measures>=0.3",
     "scikit-learn>=1.5",
+    "peft>=0.17",
     "gymnasium>=1.0",
 ]
 

@@ -38,7 +38,7 @@ class LoRA(nnx.Module):
 
     def __init__(self, base: nnx.Linear, rank: int, alpha: float, rngs: nnx.Rngs):
         self.base = base
-        self.scale = alpha / rank
+        self.rank, self.scale = rank, alpha / rank
         a = jax.random.normal(rngs.params(), (base.in_features, rank), jnp.float32) * base.in_features**-0.5
         self.a = nnx.LoRAParam(a)
         self.b = nnx.LoRAParam(jnp.zeros((rank, base.out_features), jnp.float32))
@@ -75,13 +75,14 @@ def add_lora(model: Llama, rank: int, alpha: float, targets: Sequence[str], rngs
 
 def merge_lora(model: Llama) -> None:
     """Fold every adapter into the projection it wraps, in place; the model is then a plain Llama, ready to be saved."""
-    for half, name, adapter in _adapters(model):
-        setattr(half, name, adapter.merged())
+    for layer, name, adapter in adapters(model):
+        setattr(getattr(model.layers[layer], TARGETS[name]), name, adapter.merged())
 
 
-def _adapters(model: Llama) -> Iterator[tuple[nnx.Module, str, LoRA]]:
-    for block in model.layers:
+def adapters(model: Llama) -> Iterator[tuple[int, str, LoRA]]:
+    """(layer, projection, adapter) of all there are."""
+    for layer, block in enumerate(model.layers):
         for name, half in TARGETS.items():
             module = getattr(getattr(block, half), name)
             if isinstance(module, LoRA):
-                yield getattr(block, half), name, module
+                yield layer, name, module

@@ -1,0 +1,112 @@
+"""Adapters in the public format of Hugging Face's `peft`: adapter_config.json and adapter_model.safetensors."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from mma_jax.models import tensors
+from mma_jax.models.llama import Llama
+from mma_jax.models.lora import TARGETS, adapters
+from mma_jax.types import InputError
+
+WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+
+
+def save_peft(model: Llama, folder: str | os.PathLike, base: str = "") -> None:
+    """Writes a model's adapters, each file atomically; `peft.PeftModel.from_pretrained` puts them on the base.
+
+    Args:
+        model: with adapters of one rank and alpha on the same projections of every block, as `lora.add_lora` makes.
+        folder: is created.
+        base: what the adapter says it belongs to, a folder or a public name.
+
+    Raises:
+        ValueError: the model has no adapters.
+    """
+    found = list(adapters(model))
+    if not found:
+        raise ValueError("this Llama has no adapters; call lora.add_lora(model, ...) first")
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {}
+    for layer, name, adapter in found:
+        for part, leaf in zip("AB", (adapter.a, adapter.b), strict=True):
+            arrays[_key(layer, name, part)] = np.ascontiguousarray(np.asarray(leaf[...]).T)
+    first = found[0][2]
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": first.rank,
+        "lora_alpha": first.scale * first.rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "target_modules": sorted({name for _, name, _ in found}),
+    }
+    save_file(arrays, folder / f"{WEIGHTS}.part", metadata={"format": "pt"})
+    os.replace(folder / f"{WEIGHTS}.part", folder / WEIGHTS)
+    (folder / f"{SETTINGS}.part").write_text(json.dumps(settings, indent=1) + "\n")
+    os.replace(folder / f"{SETTINGS}.part", folder / SETTINGS)
+
+
+def load_peft(model: Llama, folder: str | os.PathLike) -> None:
+    """Gives a model's adapters the values in `folder`, in place.
+
+    model: with adapters where the folder has some, of its rank and alpha (`read_settings` tells, `lora.add_lora` makes
+    them).
+
+    Raises:
+        InputError: no such folder, a broken file, an adapter of another kind, rank, alpha, shape or place.
+    """
+    folder = pathlib.Path(folder)
+    settings, file = read_settings(folder), tensors.open_file(folder / WEIGHTS)
+    wanted = {
+        _key(layer, name, part): (adapter, leaf)
+        for layer, name, adapter in adapters(model)
+        for part, leaf in zip("AB", (adapter.a, adapter.b), strict=True)
+    }
+    tensors.check_names(wanted, file.keys(), folder, ignored=())
+    for key, (adapter, leaf) in wanted.items():
+        shape = file.get_slice(key).get_shape()
+        if shape != list(leaf.shape[::-1]):
+            raise InputError(f"{folder}: {key} has shape {shape}, the model's adapter wants {list(leaf.shape[::-1])}")
+        if adapter.scale != settings["lora_alpha"] / settings["r"]:
+            raise InputError(
+                f"{folder}: alpha / rank is {settings['lora_alpha']} / {settings['r']}, not {adapter.scale}"
+            )
+    for key, (_, leaf) in wanted.items():
+        leaf.set_value(jnp.asarray(file.get_tensor(key).T, leaf.dtype))
+
+
+def read_settings(folder: str | os.PathLike) -> dict:
+    """adapter_config.json: "r", "lora_alpha", "target_modules" and the rest.
+
+    Raises:
+        InputError: it is missing or broken, or of an adapter that is more than a plain LoRA.
+    """
+    path = pathlib.Path(folder) / SETTINGS
+    settings = tensors.read_json(path)
+    plain = {"peft_type": "LORA", "bias": "none", "use_rslora": False, "use_dora": False, "fan_in_fan_out": False}
+    for name, value in plain.items():
+        if settings.get(name, value) != value:
+            raise InputError(f"{path}: {name} is {settings[name]!r}; only plain LoRA adapters ({value!r}) are read")
+    targets, rank, alpha = (settings.get(name) for name in ("target_modules", "r", "lora_alpha"))
+    if not isinstance(targets, list) or not set(targets) <= set(TARGETS):
+        raise InputError(f"{path}: target_modules is {targets!r}; known: {', '.join(TARGETS)}")
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+        raise InputError(
+            f"{path}: r is {rank!r} and lora_alpha {alpha!r}: a LoRA needs a rank of at least 1 and a number"
+        )
+    return settings
+
+
+def _key(layer: int, name: str, part: str) -> str:
+    return f"base_model.model.model.layers.{layer}.{TARGETS[name]}.{name}.lora_{part}.weight"
