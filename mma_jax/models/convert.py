@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -13,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from mma_jax.models import tensors
+from mma_jax.models import quantize, tensors
 from mma_jax.models.llama import Llama, LlamaConfig, RopeScaling
 from mma_jax.types import InputError
 
@@ -26,16 +28,29 @@ L0_TINY = pathlib.Path(__file__).parent.parent / "assets" / "l0_tiny"
 """The embedded base model, made by `--config.run=pretrain`; what an empty config.model.path means."""
 
 
-def load_llama(folder: str | os.PathLike, dtype=jnp.float32, param_dtype=jnp.float32) -> Llama:
+Placing = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
+"""(dotted path of a parameter, its shape) -> where it goes."""
+
+
+def load_llama(
+    folder: str | os.PathLike,
+    dtype=jnp.float32,
+    param_dtype=jnp.float32,
+    *,
+    int8: bool = False,
+    place: Placing | None = None,
+) -> Llama:
     """Reads a folder that `transformers` wrote for `LlamaForCausalLM`.
 
     Names, shapes and dtypes are all checked before the first tensor is read; then one tensor at a time goes from the
-    file to the device in `param_dtype`, so the host holds little more than the largest.
+    file to its devices in its final dtype, so the host holds little more than the largest.
 
     Args:
         folder: with config.json and model.safetensors, or model.safetensors.index.json and the shards it names.
         dtype: of activations.
         param_dtype: of weights.
+        int8: keep projections, embedding and head as `quantize` would make them; norms stay `param_dtype`.
+        place: where each parameter goes, `sharding.placing(mesh)`; None for the default device.
 
     Raises:
         InputError: no such folder or file, not a Llama or a variant we lack, a broken file, a missing or unexpected
@@ -48,14 +63,31 @@ def load_llama(folder: str | os.PathLike, dtype=jnp.float32, param_dtype=jnp.flo
         file = tensors.open_file(path)
         found |= dict.fromkeys(file.keys(), (path, file))
     model = nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=param_dtype))
-    wanted = {_public_name(name): leaf for name, leaf in tensors.parameters(model).items()}
+    if int8:
+        quantize.quantize(model)
+    leaves = tensors.parameters(model)
+    wanted = {_public_name(ours): ours for ours in leaves if not ours.endswith(quantize.SCALES)}
     tensors.check_names(wanted, found, folder, ignored=(_BUFFER, _HEAD) if config.tied else (_BUFFER,))
-    for name, leaf in wanted.items():
-        _check(name, list(leaf.shape[::-1] if _is_projection(name) else leaf.shape), *found[name])
-    for name, leaf in tqdm(wanted.items(), desc=f"reading {folder.name}", leave=False, delay=2):
-        array = found[name][1].get_tensor(name)
-        leaf.set_value(jnp.array(array.T if _is_projection(name) else array, param_dtype))
+    for name, ours in wanted.items():
+        _check(name, list(leaves[ours].shape[::-1] if _is_projection(name) else leaves[ours].shape), *found[name])
+    for name, ours in tqdm(wanted.items(), desc=f"reading {folder.name}", leave=False, delay=2):
+        array, leaf = found[name][1].get_tensor(name), leaves[ours]
+        array = array.T if _is_projection(name) else array
+        if leaf.dtype == jnp.int8:
+            array, scales = quantize.to_int8(array, axis=0 if _is_projection(name) else 1)
+            _put(leaves, quantize.scales_of(ours), scales, place)
+        _put(leaves, ours, array, place)
     return model
+
+
+def _put(leaves: dict[str, nnx.Variable], name: str, array: np.ndarray, place: Placing | None) -> None:
+    """A host's array to the devices that hold a part of it; in a multi-host run each host puts its own parts."""
+    array = np.ascontiguousarray(array, leaves[name].dtype)
+    if place is None:
+        leaves[name].set_value(jnp.asarray(array))
+    else:
+        where = place(name, array.shape)
+        leaves[name].set_value(jax.make_array_from_callback(array.shape, where, lambda index: array[index]))
 
 
 def save_llama(model: Llama, folder: str | os.PathLike, dtype=None) -> None:

@@ -82,6 +82,22 @@ class Linear(nnx.Linear):
         return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
+class Head(nnx.Linear):
+    """The untied language-model head."""
+
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        """[..., E] -> float32 [..., V]"""
+        return jnp.matmul(hidden, self.kernel[...].astype(hidden.dtype), preferred_element_type=jnp.float32)
+
+
+class Embed(nnx.Embed):
+    """Token vectors, which a tied model's head compares with."""
+
+    def attend(self, hidden: jax.Array) -> jax.Array:
+        """[..., E] -> float32 [..., V]"""
+        return jnp.matmul(hidden, self.embedding[...].astype(hidden.dtype).T, preferred_element_type=jnp.float32)
+
+
 class Attention(nnx.Module):
     def __init__(self, config: LlamaConfig, dtype, param_dtype, rngs: nnx.Rngs):
         def linear(inputs: int, outputs: int) -> Linear:
@@ -153,13 +169,13 @@ class Llama(nnx.Module):
 
     def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32):
         self.config = config
-        self.embed_tokens = nnx.Embed(config.vocab_size, config.width, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.embed_tokens = Embed(config.vocab_size, config.width, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.layers = nnx.List([Block(config, dtype, param_dtype, rngs) for _ in range(config.layers)])
         self.norm = nnx.RMSNorm(
             config.width, epsilon=config.norm_epsilon, dtype=dtype, param_dtype=param_dtype, rngs=rngs
         )
         if not config.tied:
-            self.lm_head = nnx.Linear(
+            self.lm_head = Head(
                 config.width, config.vocab_size, use_bias=False, dtype=dtype, param_dtype=param_dtype, rngs=rngs
             )
 
@@ -224,11 +240,7 @@ class Llama(nnx.Module):
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., E] -> float32 [..., V]"""
-        if self.config.tied:
-            table = self.embed_tokens.embedding[...].astype(hidden.dtype)
-            return jnp.matmul(hidden, table.T, preferred_element_type=jnp.float32)
-        kernel = self.lm_head.kernel[...].astype(hidden.dtype)
-        return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+        return self.embed_tokens.attend(hidden) if self.config.tied else self.lm_head(hidden)
 
 
 def empty_caches(config: LlamaConfig, rows: int, slots: int, dtype=jnp.float32) -> list[Cache]:

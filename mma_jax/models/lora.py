@@ -50,11 +50,15 @@ class LoRA(nnx.Module):
         return y + (x.astype(y.dtype) @ a @ b) * self.scale
 
     def merged(self) -> nnx.Linear:
-        """The base, its kernel now kernel + (alpha / rank) a b; summed in float32, kept in the kernel's own dtype."""
-        kernel = self.base.kernel[...]
+        """The base, its kernel now kernel + (alpha / rank) a b; summed in float32, kept in the kernel's own dtype.
+
+        A base of int8 becomes a plain one.
+        """
+        base = self.base if isinstance(self.base, nnx.Linear) else self.base.dequantized()
+        kernel = base.kernel[...]
         update = jnp.matmul(self.a[...], self.b[...], precision="highest") * self.scale
-        self.base.kernel.set_value((kernel.astype(jnp.float32) + update).astype(kernel.dtype))
-        return self.base
+        base.kernel.set_value((kernel.astype(jnp.float32) + update).astype(kernel.dtype))
+        return base
 
 
 def add_lora(model: Llama, rank: int, alpha: float, targets: Sequence[str], rngs: nnx.Rngs) -> None:

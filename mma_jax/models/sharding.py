@@ -1,0 +1,105 @@
+"""One mesh for weights, optimizer, batches and caches: axes data, fsdp and tensor.
+
+    data     rows of a batch; weights are the same everywhere
+    fsdp     rows of a batch, and one side of every weight matrix (ZeRO-3, Rajbhandari et al. 2020)
+    tensor   the other side: heads, the MLP's width, the vocabulary (Shoeybi et al. 2019)
+
+Arrays are placed once; the compiler then moves what a computation needs (GSPMD, Xu et al. 2021). An axis that does not
+divide a dimension is left out for that array, so every shape has a place.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mma_jax.types import InputError
+
+AXES = ("data", "fsdp", "tensor")
+ROWS = ("data", "fsdp")
+"""Axes that a batch's rows are split over."""
+
+_COLUMNS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "lm_head")  # [E, outputs]: outputs are split
+_BACK = ("o_proj", "down_proj")  # [inputs, E]: what the columns made comes together again
+
+Tree = TypeVar("Tree")
+
+
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
+    """A mesh of the given sizes over all devices of all hosts; one size may be -1, for what is left.
+
+    Raises:
+        InputError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [data, fsdp, tensor]
+    if sizes.count(-1) == 1:
+        known = -math.prod(sizes)
+        sizes[sizes.index(-1)] = len(devices) // known if known > 0 and len(devices) % known == 0 else 0
+    if min(sizes) < 1 or math.prod(sizes) != len(devices):
+        asked = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, (data, fsdp, tensor), strict=True))
+        raise InputError(f"config.mesh asks for {asked}; there are {len(devices)} devices: make them multiply to it")
+    return Mesh(np.asarray(devices).reshape(sizes), AXES)
+
+
+def spec(path: str, shape: tuple[int, ...]) -> tuple:
+    """Axes of each dimension of a parameter, by its dotted path; of an adapter and its moments too."""
+    names = path.split(".")
+    if "embed_tokens" in names:
+        return ("tensor", "fsdp")[: len(shape)]
+    across = next((("fsdp", "tensor") for name in _COLUMNS if name in names), None)
+    across = across or next((("tensor", "fsdp") for name in _BACK if name in names), None)
+    if across is None or not shape:
+        return (None,) * len(shape)
+    if len(shape) == 1:  # scales of the outputs
+        return (across[1],)
+    if "a" in names[-2:]:
+        return (across[0], None)
+    if "b" in names[-2:]:
+        return (None, across[1])
+    return across
+
+
+def fitted(axes: tuple, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """The sharding, without the axes that do not divide their dimension."""
+
+    def divides(axis, size: int) -> bool:
+        names = axis if isinstance(axis, tuple) else (axis,)
+        return size % math.prod(mesh.shape[name] for name in names) == 0
+
+    kept = [axis if axis and divides(axis, size) else None for axis, size in zip(axes, shape, strict=True)]
+    return NamedSharding(mesh, PartitionSpec(*kept))
+
+
+def placing(mesh: Mesh):
+    """(path, shape) -> sharding of a parameter, as `convert.load_llama` takes it."""
+    return lambda path, shape: fitted(spec(path, shape), shape, mesh)
+
+
+def shardings(tree: Tree, mesh: Mesh) -> Tree:
+    """The sharding of every leaf of parameters, optimizer state, or a state that holds both."""
+
+    def of(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        return fitted(spec(name, leaf.shape), leaf.shape, mesh)
+
+    return jax.tree_util.tree_map_with_path(of, tree)
+
+
+def rows(tree: Tree, mesh: Mesh) -> Tree:
+    """The sharding of arrays whose first dimension is a batch's rows."""
+    return jax.tree.map(lambda leaf: fitted((ROWS,) + (None,) * (leaf.ndim - 1), leaf.shape, mesh), tree)
+
+
+def put(tree: Tree, where: Tree) -> Tree:
+    """Arrays of this host, equal on every host, to the devices that hold a part of them."""
+
+    def one(array, sharding):
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(one, tree, where)
