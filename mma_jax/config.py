@@ -84,11 +84,17 @@ def base() -> ConfigDict:
     config.model = ConfigDict()
     config.model.path = ""  # Hugging Face folder of a Llama; empty: the embedded L0-tiny
     config.model.dtype = "float32"  # of activations: float32 | bfloat16
+    config.model.int8 = False  # frozen weights in 8 bits, a scale per output channel; adapters stay as they are
     config.model.lora_rank = 16
     config.model.lora_alpha = 32.0
     config.model.lora_targets = "q_proj,v_proj"
     config.model.lengths = ""  # of sequences that SFT and PPO compile, in tokens; empty: sampler.slots
     config.model.value_hidden = 256
+
+    config.mesh = ConfigDict()  # how devices are arranged; -1: what the others leave
+    config.mesh.data = -1  # rows of a batch
+    config.mesh.fsdp = 1  # rows of a batch, and one side of every weight
+    config.mesh.tensor = 1  # the other side of every weight: heads, MLP, vocabulary
 
     config.sampler = ConfigDict()
     config.sampler.rows = 64  # episodes played side by side by a language model

@@ -123,7 +123,14 @@ def targets(
     return Targets(advantages, goals, to_go, credit)
 
 
-def make_update(graphdef: nnx.GraphDef, config: Any, buckets: tuple[int, ...], turns: int, directory: Path) -> Callable:
+def make_update(
+    graphdef: nnx.GraphDef,
+    config: Any,
+    buckets: tuple[int, ...],
+    turns: int,
+    directory: Path,
+    place: Callable[[Any], Any] = lambda rows: rows,
+) -> Callable:
     """One PPO iteration's learning: config.epochs passes over the episodes, in config.minibatches updates each.
 
     Samples of an episode stay in one minibatch. Each is split into micro-batches of config.micro_batch rows of about
@@ -137,6 +144,7 @@ def make_update(graphdef: nnx.GraphDef, config: Any, buckets: tuple[int, ...], t
         buckets: lengths that may be compiled.
         turns: M.
         directory: where the batch goes if training has to stop.
+        place: puts arrays of rows on their devices, `sharding.Placement.rows`.
 
     Returns:
         update(state, frozen, reference, sequences, rng: np.random.Generator, value_only=False) -> (state, figures). It
@@ -181,7 +189,8 @@ def make_update(graphdef: nnx.GraphDef, config: Any, buckets: tuple[int, ...], t
         for micro, width in micro_batches(rows, lengths, group, config.micro_batch, buckets):
             part = crop(batch, micro, width)
             packs = -(-config.micro_batch // config.samples)
-            yield micro, width, part, share(part.tokens, lengths[micro], group[micro], packs, buckets)
+            packed = share(part.tokens, lengths[micro], group[micro], packs, buckets)
+            yield micro, width, place(part), place(packed)
 
     def look(params: nnx.State, reference: nnx.State, frozen: nnx.State, batch: Batch, *shape: np.ndarray) -> Old:
         old = Old(
@@ -227,7 +236,7 @@ def make_update(graphdef: nnx.GraphDef, config: Any, buckets: tuple[int, ...], t
                 }
                 total, shares = jax.tree.map(jnp.zeros_like, state.params), []
                 for micro, width, *part in parts(batch, rows, lengths, group):
-                    aims = (crop(aim, micro, width) for aim in (old, goal))
+                    aims = (place(crop(aim, micro, width)) for aim in (old, goal))
                     total, figured = accumulate(total, state.params, frozen, *part, *aims, counts)
                     shares.append(figured)
                 summed = _sum(jax.device_get(shares))
@@ -392,6 +401,7 @@ def train(
     panel: Panel,
     seed: int,
     validate: Callable[[nnx.State], float] | None = None,
+    place: Callable[[Any], Any] = lambda rows: rows,
 ) -> TrainState:
     """Trains for config.iterations iterations, going on from the last checkpoint if there is one.
 
@@ -409,11 +419,12 @@ def train(
         panel: gets a record each iteration.
         seed: of the order of episodes.
         validate: how good parameters are, larger is better; asked at each checkpoint.
+        place: puts arrays of rows on their devices, `sharding.Placement.rows`.
 
     Raises:
         InputError, FloatingPointError: see `make_update`.
     """
-    update = make_update(graphdef, config, buckets, turns, panel.directory)
+    update = make_update(graphdef, config, buckets, turns, panel.directory, place)
     reference = copy(state.params)
     start, state, extra = checkpoints.latest(state) or (0, copy(state), {"panel": 0})
     panel.rewind(extra["panel"], start)

@@ -119,6 +119,7 @@ def train(
     panel: Panel,
     seed: int,
     validate: Callable[[nnx.State], float] | None = None,
+    place: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> TrainState:
     """Trains for config.steps updates, going on from the last checkpoint if there is one.
 
@@ -133,6 +134,7 @@ def train(
         panel: gets the mean loss every config.log_every steps and at each checkpoint.
         seed: of the data's order.
         validate: how good parameters are, larger is better; asked at each checkpoint.
+        place: puts a batch on its devices, `sharding.Placement.rows`.
 
     Raises:
         InputError: no sequences, or one that is too long.
@@ -146,7 +148,7 @@ def train(
     recent = []
     for done in tqdm(range(start + 1, config.steps + 1), initial=start, total=config.steps, desc="sft"):
         batch = next(data)
-        state, metrics = step(state, frozen, batch)
+        state, metrics = step(state, frozen, place(batch))
         stop_if_stuck(state, config.nonfinite_limit, batch._asdict(), panel.directory)
         recent.append(metrics)
         due = done % config.checkpoint_every == 0 or done == config.steps

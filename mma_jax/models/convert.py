@@ -50,7 +50,7 @@ def load_llama(
         dtype: of activations.
         param_dtype: of weights.
         int8: keep projections, embedding and head as `quantize` would make them; norms stay `param_dtype`.
-        place: where each parameter goes, `sharding.placing(mesh)`; None for the default device.
+        place: where each parameter goes, `sharding.Placement.parameter`; None for the default device.
 
     Raises:
         InputError: no such folder or file, not a Llama or a variant we lack, a broken file, a missing or unexpected
@@ -85,9 +85,9 @@ def _put(leaves: dict[str, nnx.Variable], name: str, array: np.ndarray, place: P
     array = np.ascontiguousarray(array, leaves[name].dtype)
     if place is None:
         leaves[name].set_value(jnp.asarray(array))
-    else:
-        where = place(name, array.shape)
-        leaves[name].set_value(jax.make_array_from_callback(array.shape, where, lambda index: array[index]))
+        return
+    where = place(name, array.shape)
+    leaves[name].set_value(jax.make_array_from_callback(array.shape, where, lambda index: array[index]))
 
 
 def save_llama(model: Llama, folder: str | os.PathLike, dtype=None) -> None:

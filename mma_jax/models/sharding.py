@@ -75,31 +75,34 @@ def fitted(axes: tuple, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*kept))
 
 
-def placing(mesh: Mesh):
-    """(path, shape) -> sharding of a parameter, as `convert.load_llama` takes it."""
-    return lambda path, shape: fitted(spec(path, shape), shape, mesh)
+class Placement:
+    """Puts a run's arrays on a mesh; on a mesh of one device, wherever JAX would.
 
+    Every host holds what it puts as a whole, equal to that of the others, and gives its devices their parts.
+    """
 
-def shardings(tree: Tree, mesh: Mesh) -> Tree:
-    """The sharding of every leaf of parameters, optimizer state, or a state that holds both."""
+    def __init__(self, mesh: Mesh):
+        self.mesh = mesh
 
-    def of(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
-        return fitted(spec(name, leaf.shape), leaf.shape, mesh)
+    def parameter(self, path: str, shape: tuple[int, ...]) -> NamedSharding:
+        """Of one parameter, as `convert.load_llama` asks for it."""
+        return fitted(spec(path, shape), shape, self.mesh)
 
-    return jax.tree_util.tree_map_with_path(of, tree)
+    def weights(self, tree: Tree) -> Tree:
+        """Parameters, an optimizer's state, or a state that holds both."""
 
+        def place(path, leaf):
+            return self._put(leaf, spec(jax.tree_util.keystr(path, simple=True, separator="."), leaf.shape))
 
-def rows(tree: Tree, mesh: Mesh) -> Tree:
-    """The sharding of arrays whose first dimension is a batch's rows."""
-    return jax.tree.map(lambda leaf: fitted((ROWS,) + (None,) * (leaf.ndim - 1), leaf.shape, mesh), tree)
+        return jax.tree_util.tree_map_with_path(place, tree)
 
+    def rows(self, tree: Tree) -> Tree:
+        """Arrays whose first dimension is a batch's rows; numbers stay everywhere."""
+        return jax.tree.map(lambda leaf: self._put(leaf, (ROWS, *[None] * (np.ndim(leaf) - 1))[: np.ndim(leaf)]), tree)
 
-def put(tree: Tree, where: Tree) -> Tree:
-    """Arrays of this host, equal on every host, to the devices that hold a part of them."""
-
-    def one(array, sharding):
-        array = np.asarray(array)
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-
-    return jax.tree.map(one, tree, where)
+    def _put(self, leaf, axes: tuple):
+        if self.mesh.size == 1:
+            return leaf
+        array = np.asarray(leaf)
+        where = fitted(axes, array.shape, self.mesh)
+        return jax.make_array_from_callback(array.shape, where, lambda index: array[index])

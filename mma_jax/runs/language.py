@@ -20,6 +20,7 @@ from mma_jax.models.convert import L0_TINY, load_llama, read_config
 from mma_jax.models.heads import TRAINABLE, ActorCritic
 from mma_jax.models.llama import Llama, LlamaConfig
 from mma_jax.models.lora import add_lora
+from mma_jax.models.sharding import Placement, make_mesh
 from mma_jax.models.tokenizer import Chat, load_tokenizer
 from mma_jax.sampling import grammar
 from mma_jax.sampling.sampler import Sampler
@@ -43,8 +44,9 @@ class Language:
         self.folder = Path(config.model.path or L0_TINY)
         self.tokenizer = load_tokenizer(self.folder)
         self.chat = Chat(self.tokenizer)
+        self.placement = Placement(make_mesh(**config.mesh))
         dtype = jnp.dtype(config.model.dtype)
-        self.base = load_llama(self.folder, dtype=dtype, param_dtype=dtype)
+        self.base = load_llama(self.folder, dtype, dtype, int8=config.model.int8, place=self.placement.parameter)
         if self.base.config.vocab_size < self.tokenizer.vocab_size:
             raise InputError(
                 f"{self.folder}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model's embedding "
@@ -60,7 +62,7 @@ class Language:
 
     def adapter(self, seed: int) -> nnx.State:
         """LoRA and value head before any training: the base model's own behavior, V = 0."""
-        return nnx.split(self._actor(seed), TRAINABLE, ...)[1]
+        return self.placement.weights(nnx.split(self._actor(seed), TRAINABLE, ...)[1])
 
     @functools.cached_property
     def buckets(self) -> tuple[int, ...]:
@@ -117,7 +119,7 @@ class Language:
 
     def similar(self, threshold: float = 0.5) -> demonstrations.Similar | None:
         """Whether two words mean the same to the base model: cosine of their embeddings, 0 below a threshold."""
-        table = np.asarray(self.base.embed_tokens.embedding[...], np.float32)
+        table = np.asarray(self.base.embed_tokens(np.arange(self.base.config.vocab_size)), np.float32)
 
         @functools.cache
         def vector(word: str) -> np.ndarray:

@@ -86,13 +86,22 @@ class Trainer:
 
     def _imitate(self, recipe: Recipe, seed: int, panel: Panel, checkpoints: Checkpoints) -> nnx.State:
         config, language = self.config.sft, self.language
-        state = sft.init(language.adapter(seed), config)
+        state = language.placement.weights(sft.init(language.adapter(seed), config))
         if (found := checkpoints.latest(state)) and found[0] >= config.steps:
             return found[1].params
         shown = self.demonstrations(recipe.interactive)
         data = seed * 1_000 + self.config.seed
         return sft.train(
-            state, language.frozen, language.graph, shown, config, language.buckets, checkpoints, panel, data
+            state,
+            language.frozen,
+            language.graph,
+            shown,
+            config,
+            language.buckets,
+            checkpoints,
+            panel,
+            data,
+            place=language.placement.rows,
         ).params
 
     @functools.cache  # noqa: B019 - the same for every seed
@@ -111,7 +120,7 @@ class Trainer:
         self, recipe: Recipe, start: nnx.State, seed: int, panel: Panel, checkpoints: Checkpoints
     ) -> nnx.State:
         config, language = self.config.ppo, self.language
-        state = ppo.init(start, config)
+        state = language.placement.weights(ppo.init(start, config))
         if (found := checkpoints.latest(state)) and found[0] >= config.iterations:
             return found[1].params
         return ppo.train(
@@ -125,6 +134,7 @@ class Trainer:
             checkpoints,
             panel,
             seed,
+            place=language.placement.rows,
         ).params
 
     def environment(self, interactive: bool):

@@ -1,0 +1,1 @@
+"""Starting runs elsewhere: pods, clusters, nodes with several GPUs, sweeps."""

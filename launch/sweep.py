@@ -1,0 +1,165 @@
+"""Every combination of some settings, each in a folder of its own, and one table of results at the end.
+
+    python -m launch.sweep --config=configs/demo.py --workdir=runs/sweep --sweep=ppo.lr=1e-4,5e-4 --sweep=seeds=0,1,2
+    python -m launch.sweep ... --slurm=partition=gpu,gres=gpu:1,time=4:00:00      # writes and submits a job array
+    python -m launch.sweep ... --table                                            # only the table, of what is done
+
+What follows `--` goes to every run as it is: `-- --config.methods=MMA-SFT`. The same command resumes: a point that is
+done is not run again, one that was cut off goes on where it was. `--print_only` shows the commands and runs none.
+Points are trained with what the config calls training or validation; which of them is best is for you to decide there.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import json
+import shlex
+import subprocess
+import sys
+import urllib.parse
+from pathlib import Path
+
+from absl import app, flags
+from tqdm import tqdm
+
+from mma_jax.types import InputError
+
+_CONFIG = flags.DEFINE_string("config", None, "Experiment file.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep; every point has one inside.", required=True)
+_SWEEP = flags.DEFINE_multi_string("sweep", [], "key=value,value,... of the config; several are combined.")
+_JOBS = flags.DEFINE_integer("jobs", 1, "Runs side by side on this machine.", lower_bound=1)
+_SLURM = flags.DEFINE_string("slurm", None, "key=value,... for sbatch: submit a job array instead of running here.")
+_TABLE = flags.DEFINE_bool("table", False, "Only print the table of what is done.")
+_PRINT = flags.DEFINE_bool("print_only", False, "Print the commands and stop.")
+_METRIC = flags.DEFINE_string("metric", "ndcg@10", "What the table shows, over all episodes.")
+
+LOG, DONE = "log.txt", "done"
+
+
+def points(sweeps: list[str]) -> list[dict[str, str]]:
+    """["a=1,2", "b=x"] -> [{"a": "1", "b": "x"}, {"a": "2", "b": "x"}].
+
+    Raises:
+        InputError: one is not key=value,..., or a key comes twice.
+    """
+    axes: dict[str, list[str]] = {}
+    for sweep in sweeps:
+        key, equals, values = sweep.partition("=")
+        if not equals or not key or not all(values.split(",")):
+            raise InputError(f"--sweep={sweep}: want key=value,value,... such as --sweep=ppo.lr=1e-4,5e-4")
+        if key in axes:
+            raise InputError(f"--sweep={sweep}: {key} is there already; give all its values at once")
+        axes[key] = values.split(",")
+    return [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*axes.values())]
+
+
+def name(point: dict[str, str]) -> str:
+    """The folder of a point: its settings, readable and safe."""
+    said = ",".join(f"{key}={value}" for key, value in point.items())
+    return urllib.parse.quote(said, safe="=,+") or "default"
+
+
+def command(config: str, workdir: Path, point: dict[str, str], rest: list[str]) -> list[str]:
+    """What runs a point."""
+    settings = [f"--config.{key}={value}" for key, value in point.items()]
+    return [
+        sys.executable,
+        *("-m", "mma_jax.main", f"--config={config}", f"--workdir={workdir / name(point)}"),
+        *settings,
+        *rest,
+    ]
+
+
+def run_here(todo: list[tuple[Path, list[str]]], jobs: int) -> list[Path]:
+    """Runs commands, `jobs` at a time, each with its output in its folder; returns the folders of those that failed."""
+
+    def one(folder: Path, words: list[str]) -> int:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / LOG, "ab") as log:
+            code = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+        if code == 0:
+            (folder / DONE).touch()
+        return code
+
+    failed = []
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool, tqdm(total=len(todo), desc="sweep") as bar:
+        waiting = {pool.submit(one, folder, words): folder for folder, words in todo}
+        for ended in concurrent.futures.as_completed(waiting):
+            bar.update()
+            if ended.result():
+                failed.append(waiting[ended])
+                bar.write(f"{waiting[ended]} failed with exit code {ended.result()}: see its {LOG}")
+    return failed
+
+
+def slurm_script(todo: list[tuple[Path, list[str]]], options: str, root: Path) -> str:
+    """An sbatch script of one job array, a task a point.
+
+    Raises:
+        InputError: an option is not key=value.
+    """
+    lines = ["#!/bin/bash", f"#SBATCH --array=0-{len(todo) - 1}", f"#SBATCH --output={root}/slurm-%A_%a.txt"]
+    for option in filter(None, options.split(",")):
+        if "=" not in option:
+            raise InputError(f"--slurm: {option!r} is not key=value, such as partition=gpu")
+        lines.append(f"#SBATCH --{option}")
+    lines += ["#SBATCH --requeue", "set -euo pipefail", 'case "$SLURM_ARRAY_TASK_ID" in']
+    for number, (folder, words) in enumerate(todo):
+        done = shlex.quote(str(folder / DONE))
+        lines.append(f"{number}) mkdir -p {shlex.quote(str(folder))} && {shlex.join(words)} && touch {done} ;;")
+    return "\n".join([*lines, "esac", ""])
+
+
+def table(root: Path, found: list[dict[str, str]], metric: str) -> str:
+    """Markdown: a row a point, protocol and method, the mean over its seeds."""
+    keys = list(found[0])
+    lines = [" | ".join([*keys, "protocol", "method", "seeds", metric]), " | ".join(["---"] * (len(keys) + 4))]
+    for point in found:
+        log = root / name(point) / "results.jsonl"
+        values: dict[tuple[str, str], list[float]] = {}
+        for row in map(json.loads, log.read_text().splitlines() if log.is_file() else []):
+            if (row["subset"], row["metric"]) == ("all", metric) and row["value"] is not None:
+                values.setdefault((row["protocol"], row["method"]), []).append(row["value"])
+        if not values:
+            lines.append(" | ".join([*point.values(), "", "nothing yet", "", ""]))
+        for (protocol, method), seeds in values.items():
+            mean = sum(seeds) / len(seeds)
+            lines.append(" | ".join([*point.values(), protocol, method, str(len(seeds)), f"{mean:.4f}"]))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def main(argv: list[str]) -> None:
+    root, found = Path(_WORKDIR.value), points(_SWEEP.value)
+    if not Path(_CONFIG.value.partition(":")[0]).is_file():
+        raise InputError(f"--config={_CONFIG.value}: no such file")
+    todo = [(root / name(point), command(_CONFIG.value, root, point, argv[1:])) for point in found]
+    todo = [(folder, words) for folder, words in todo if not (folder / DONE).exists()]
+    if _PRINT.value:
+        print("\n".join(shlex.join(words) for _, words in todo))
+        return
+    failed = []
+    if _SLURM.value is not None and todo and not _TABLE.value:
+        root.mkdir(parents=True, exist_ok=True)
+        (root / "sweep.sbatch").write_text(slurm_script(todo, _SLURM.value, root))
+        subprocess.run(["sbatch", str(root / "sweep.sbatch")], check=True)
+        return
+    if not _TABLE.value:
+        failed = run_here(todo, _JOBS.value)
+    text = table(root, found, _METRIC.value)
+    print(text)
+    if root.is_dir():
+        (root / "table.md").write_text(text + "\n")
+    sys.exit(1 if failed else 0)
+
+
+def run() -> None:
+    try:
+        app.run(main)
+    except InputError as error:
+        print(f"sweep: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,89 @@
+"""Sweeps: their points, what they run, that they resume, and their table."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch import sweep
+from mma_jax.evaluation.results import Cell, ResultLog
+from mma_jax.types import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_points_are_all_combinations():
+    assert sweep.points(["a.b=1,2", "c=x"]) == [{"a.b": "1", "c": "x"}, {"a.b": "2", "c": "x"}]
+    assert sweep.points([]) == [{}]
+
+
+@pytest.mark.parametrize("wrong", ["a", "a=", "=1", "a=1,,2"])
+def test_a_sweep_without_key_or_values_is_refused(wrong):
+    with pytest.raises(InputError, match="want key=value"):
+        sweep.points([wrong])
+
+
+def test_a_key_comes_once():
+    with pytest.raises(InputError, match="there already"):
+        sweep.points(["a=1", "a=2"])
+
+
+def test_folders_are_safe_and_different():
+    names = [sweep.name(point) for point in sweep.points(["x=a/b,../c,a b"])]
+    assert len(set(names)) == 3 and all("/" not in name and " " not in name for name in names)
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "launch.sweep", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_points_run_once_and_failures_are_told(tmp_path):
+    """Real runs of the main program: dry ones, so each takes seconds. One point cannot work."""
+    arguments = [
+        *("--config=configs/demo.py", f"--workdir={tmp_path}", "--sweep=run=audit,nonsense", "--jobs=2"),
+        *("--", "--dry_run"),
+    ]
+    first = run(*arguments)
+    good, bad = tmp_path / "run=audit", tmp_path / "run=nonsense"
+    assert first.returncode == 1 and "run=nonsense failed with exit code 2" in first.stdout + first.stderr
+    assert (good / "done").exists() and not (bad / "done").exists()
+    assert "unknown run 'nonsense'" in (bad / "log.txt").read_text()
+    before = (good / "log.txt").read_bytes()
+    again = run(*arguments)
+    assert again.returncode == 1 and (good / "log.txt").read_bytes() == before
+    shown = run(*arguments[:4], "--print_only")
+    assert shown.stdout.count("mma_jax.main") == 1 and "nonsense" in shown.stdout
+
+
+def test_wrong_input_is_one_line(tmp_path):
+    done = run("--config=configs/none.py", f"--workdir={tmp_path}")
+    assert done.returncode == 2 and done.stderr.strip().splitlines() == [
+        "sweep: --config=configs/none.py: no such file"
+    ]
+
+
+def test_table_means_over_seeds(tmp_path):
+    found = sweep.points(["lr=1,2"])
+    folder = tmp_path / sweep.name(found[0])
+    with ResultLog(folder) as log:
+        for seed, value in enumerate((0.2, 0.4)):
+            row = {"subset": "all", "metric": "ndcg@10", "value": value, "n": 9}
+            log.write(Cell("d", "ooma", "MMA-SFT", seed), [row, {**row, "subset": "text_only", "value": 0.9}])
+    lines = sweep.table(tmp_path, found, "ndcg@10").splitlines()
+    assert lines[0] == "| lr | protocol | method | seeds | ndcg@10 |"
+    assert lines[2:] == ["| 1 | ooma | MMA-SFT | 2 | 0.3000 |", "| 2 |  | nothing yet |  |  |"]
+
+
+def test_slurm_array_names_every_point(tmp_path):
+    todo = [(tmp_path / "a b", ["python", "-c", "print('x y')"]), (tmp_path / "c", ["true"])]
+    script = sweep.slurm_script(todo, "partition=gpu,time=4:00:00", tmp_path)
+    assert "#SBATCH --array=0-1" in script and "#SBATCH --time=4:00:00" in script
+    checked = subprocess.run(
+        ["bash"], input=script, env={"SLURM_ARRAY_TASK_ID": "1", "PATH": "/usr/bin:/bin"}, text=True, check=False
+    )
+    assert checked.returncode == 0 and (tmp_path / "c" / "done").exists() and not (tmp_path / "a b").exists()
+    with pytest.raises(InputError, match="not key=value"):
+        sweep.slurm_script(todo, "gpu", tmp_path)
