@@ -3,15 +3,11 @@
     match    a profile of words with numbers, then words, each followed by its number in the profile; 0 where neither it
              nor a synonym occurs
     reading  a profile of words with numbers, then entries. While it reads, the model is asked what it thinks: behind
-             every word that word's number, the entry's sum so far and the handle, behind a field its sum and the
-             handle, behind the entry its sum (count) and the handle, in a line of the candidates the tenths of its
-             score and the handle. What it is asked is not in the text, so it costs no tokens and the text keeps the
-             form that tools give it
+             every word that word's number, and there and behind the entry the sum so far (count) and the handle. What
+             it is asked is not in the text, so it costs no tokens and the text keeps the form that tools give it
     scoring  the same, and then the map of the entries' sums in the order of their handles
     lookup   the same with the sums written behind the entries, to be copied
-    taken    a map of numbers, then lists of handles; answered by a map of the means of a number's level and the lists'
-    weigh    an episode's opening that names what counts ("Score by rank category"), a tool's answer, and the map of the
-             means of the levels of what was named
+    taken    a map of numbers, then lists of handles; answered by a map of the numbers' levels, more for the listed
     schema   one line of JSON that calls the tool asked for, by its name or by the mark of what it reads
 
 The texts have the environment's own forms (JSON of tools, candidate lines, score maps) and the words of the generated
@@ -51,23 +47,16 @@ TOPICS: tuple[tuple[str, ...], ...] = (
 
 FIELDS = ("title", "category", "description")
 
-OWNER, WORD, TENTH, SUM, FIELD, TOTAL, HANDLE = "owner", "word", "tenth", "sum", "field", "total", "handle"
-"""Kinds of thoughts: the word that a number of the profile belongs to; a word's level; the tenths of a first-stage
-score; the entry's level so far, a field's where the next begins, the entry's at its end; the handle of an entry or a
-candidate's line."""
-
-ASPECTS = ("rank", "title", "category", "entry", "taken", "near")
-"""What a candidate can be scored by: its first-stage score, its words in a field, all its words or tags, how often it
-was taken, how many neighbors are near it."""
+OWNER, WORD, SUM, TOTAL, HANDLE = "owner", "word", "sum", "total", "handle"
+"""Kinds of thoughts: the word that a number of the profile belongs to; a word's level, its entry's so far, its entry's
+at the end, the entry's handle."""
 
 MOST = 21
 """Entries of a document."""
 
 SAID = {
     WORD: [f" {n}" for n in range(10)],
-    TENTH: [f" {n}" for n in range(10)],
     SUM: [f'":{n},"' for n in range(10)],
-    FIELD: [f'":{n},"' for n in range(10)],
     TOTAL: [f'":{n},"' for n in range(10)],
     HANDLE: [str(n) for n in range(MOST + 1)],
 }
@@ -110,7 +99,7 @@ def level(total: int) -> int:
 
 
 def _numbers(rng: np.random.Generator, stage: Stage, count: int) -> list[int]:
-    largest = 1 + int(rng.integers(0, 1 + round(stage.numbers * (3, 7, 11)[rng.integers(3)])))
+    largest = 1 + int(rng.integers(0, 1 + round(stage.numbers * (7 if rng.random() < 0.3 else 3))))
     return rng.integers(1, largest + 1, size=count).tolist()
 
 
@@ -123,7 +112,6 @@ class _World:
 
     def __init__(self, rng: np.random.Generator, stage: Stage, image: bool):
         self.rng, self.image = rng, image
-        self.rich = rng.random() < 0.5  # as long as what tools answer in the generated world
         if image:
             pool = [(word,) for word in _LOOKS]
         else:  # half of them with synonyms, or these would be rare
@@ -137,7 +125,7 @@ class _World:
         profile = []
         for topics in self.parts:
             most = 8 if image else 4
-            known = topics[: most if self.rich else int(rng.integers(1, most + 1))]
+            known = topics[: int(rng.integers(1, most + 1))]
             words = [w for topic in known for w in rng.permutation(topic)[: rng.integers(1, 4)].tolist()][:8]
             numbers = dict(zip(words, _numbers(rng, stage, len(words)), strict=True))
             profile.append(dict(sorted(numbers.items(), key=lambda kv: -kv[1])))
@@ -147,7 +135,7 @@ class _World:
 
     def words(self, part: int, most: int) -> list[tuple[str, int]]:
         """Up to `most` words of a part, each with its number in the profile."""
-        count, topics = most if self.rich else int(self.rng.integers(1, 1 + most)), self.parts[part]
+        count, topics = int(self.rng.integers(1, 1 + most)), self.parts[part]
         if self.image:
             chosen = [topics[i] for i in self.rng.choice(len(topics), count, replace=False)]
         else:
@@ -163,7 +151,7 @@ class _World:
     def fields(self) -> list[tuple[str, list[tuple[str, int]]]]:
         """An entry: its fields, in each words with their numbers."""
         if self.image:
-            return [("tags", self.words(0, 5))]
+            return [("", self.words(0, 5))]
         said = [("title", self.words(0, 4))]
         for part, (field, most) in enumerate((("category", 2), ("description", 4)), start=1):
             said.append((field, self.words(part, most)))
@@ -173,7 +161,7 @@ class _World:
 class _Writer:
     """Text under way, with what is thought at its last character."""
 
-    def __init__(self, profile: str = ""):
+    def __init__(self, profile: str):
         self.text = profile
         self.thoughts = [Thought(found.end() - 1, OWNER, 0) for found in re.finditer(r'":\d+', profile)]
 
@@ -182,73 +170,38 @@ class _Writer:
         self.text += text
         self.thoughts += [Thought(len(self.text) - 1, kind, number) for kind, number in thoughts.items()]
 
-    def said(self, role: str) -> Said:
-        return Said(role, self.text, tuple(self.thoughts))
-
-    def entry(self, handle: int, fields: list[tuple[str, list[tuple[str, int]]]]) -> dict[str, int]:
-        """Write an entry, return its level and those of its fields but the last."""
-        total, levels = 0, {}
+    def entry(self, handle: int, fields: list[tuple[str, list[tuple[str, int]]]]) -> int:
+        """Write an entry, return its level."""
+        total, image = 0, fields[0][0] == ""
         for number, (field, said) in enumerate(fields):
-            if field == "tags":
+            if image:
                 self.add('["')
-            elif number == 0:
-                self.add(f'{{"{field}":"')
             else:
-                before = fields[number - 1]
-                levels[before[0]] = level(sum(value for _, value in before[1]))
-                self.add(f'","{field}":"', field=levels[before[0]], handle=handle)
+                self.add(f'{{"{field}":"' if number == 0 else f'","{field}":"')
             for place, (word, value) in enumerate(said):
                 if place:
-                    self.add('","' if field == "tags" else ", " if field == "category" else " ")
+                    self.add('","' if image else ", " if field == "category" else " ")
                 total += value
                 self.add(word, word=level(value), sum=level(total), handle=handle)
-        self.add('"]' if field == "tags" else '"}', total=level(total), handle=handle)
-        return levels | {"entry": level(total)}
+        self.add('"]' if image else '"}', total=level(total), handle=handle)
+        return level(total)
 
 
-Levels = dict[str, np.ndarray]
-"""Aspect -> int [B], 0..9."""
-
-
-def _answer(world: _World, size: int, shown: bool = False) -> tuple[Said, Levels]:
-    """A tool's answer about `size` entries, and the levels of their fields and of the whole, which are written behind
-    the entries if `shown`."""
+def _answer(world: _World, size: int, shown: bool = False) -> tuple[Said, list[int]]:
+    """A tool's answer about `size` entries, and their levels, which are written behind the entries if `shown`."""
     writer, levels = _Writer(f'{{"profile":{_dumps(world.profile)},"items":{{'), []
     for handle in range(1, size + 1):
         writer.add(f'{"," if handle > 1 else ""}"{handle}":')
         levels.append(writer.entry(handle, world.fields()))
         if shown:
-            writer.add(f',"score":{levels[-1]["entry"]}', handle=handle)
+            writer.add(f',"score":{levels[-1]}', handle=handle)
     writer.add("}}")
-    return writer.said("tool"), {field: np.array([entry[field] for entry in levels]) for field in levels[0]}
-
-
-def _graph(rng: np.random.Generator, size: int) -> tuple[Said, Levels]:
-    """How often candidates were taken, and who is near them; the levels of both."""
-    numbers = rng.integers(0, (6, 12, 24, 36)[rng.integers(4)], size).tolist()
-    most = min(size, (2, 6, 11)[rng.integers(3)])
-    near = [np.sort(rng.choice(size, rng.integers(0, most + 1), replace=False)) + 1 for _ in range(10)]
-    mentions = np.bincount(np.concatenate([np.zeros(1, int), *near]).astype(int), minlength=size + 1)[1:]
-    titles = [" ".join(TOPICS[i][0] for i in rng.choice(len(TOPICS), 4)) for _ in near]
-    neighbors = [{"title": t, "near": [str(h) for h in n.tolist()]} for t, n in zip(titles, near, strict=True)]
-    writer = _Writer('{"taken":{')
-    for handle, number in enumerate(numbers, start=1):
-        writer.add(f'{"," if handle > 1 else ""}"{handle}":{number}', word=level(number), handle=handle)
-    writer.add(f'}},"neighbors":{_dumps(neighbors)}}}')
-    return writer.said("tool"), {
-        "taken": np.array([level(number) for number in numbers]),
-        "near": np.array([level(2 * count) for count in mentions]),
-    }
-
-
-def _mean(levels: Sequence[np.ndarray]) -> np.ndarray:
-    """Of several aspects, in whole levels, halves upwards."""
-    return (2 * np.sum(levels, axis=0) + len(levels)) // (2 * len(levels))
+    return Said("tool", writer.text, tuple(writer.thoughts)), levels
 
 
 def score_map(levels: Sequence[int]) -> str:
     """The terminal action over all handles in their order."""
-    scores = {str(handle): int(number) for handle, number in enumerate(levels, start=1)}
+    scores = {str(handle): number for handle, number in enumerate(levels, start=1)}
     return _dumps({"tool": TERMINAL, "args": {"scores": scores}})
 
 
@@ -284,56 +237,43 @@ def reading(rng: np.random.Generator, stage: Stage) -> Document:
 def lookup(rng: np.random.Generator, stage: Stage) -> Document:
     """Entries with levels behind them, then the map."""
     answer, levels = _answer(_draw(rng, stage), _size(rng), shown=True)
-    return [answer, Said("assistant", score_map(levels["entry"]))]
+    return [answer, Said("assistant", score_map(levels))]
 
 
 def scoring(rng: np.random.Generator, stage: Stage, size: int = 0) -> Document:
     """Entries, then the map; sometimes after the messages that open an episode."""
     size = size or _size(rng)
     answer, levels = _answer(_draw(rng, stage), size)
-    opening = _opening(Options(), _candidates(rng, size)[0]) if rng.random() < 0.4 else []
-    return [*opening, answer, Said("assistant", score_map(levels["entry"]))]
+    options = Options()
+    opening = [Said("system", system_message(options, toolbox(options))), Said("user", _candidates(rng, size))]
+    return [*(opening if rng.random() < 0.4 else []), answer, Said("assistant", score_map(levels))]
 
 
 def taken(rng: np.random.Generator, stage: Stage) -> Document:
     """How often candidates were taken, and who is near them: a level for each."""
-    answer, levels = _graph(rng, _size(rng))
-    return [answer, Said("assistant", score_map(_mean(list(levels.values()))))]
-
-
-def weigh(rng: np.random.Generator, stage: Stage) -> Document:
-    """Candidates, what to score them by, an answer, the map."""
     size = _size(rng)
-    candidates, tenths = _candidates(rng, size)
-    answer, levels = _graph(rng, size) if rng.random() < 0.3 else _answer(_draw(rng, stage), size)
-    levels = {"rank": tenths} | levels
-    count = int(rng.integers(1, 3))
-    named = [list(levels)[n] for n in np.sort(rng.choice(len(levels), count, replace=False))]
-    candidates.add(f"\nScore by {' '.join(named)}")
-    return [
-        *_opening(Options(), candidates),
-        answer,
-        Said("assistant", score_map(_mean([levels[aspect] for aspect in named]))),
-    ]
+    numbers = rng.integers(0, (6, 12, 24)[rng.integers(3)], size).tolist()
+    near = [rng.choice(size, rng.integers(0, 3), replace=False) + 1 for _ in range(10)]
+    mentions = np.bincount(np.concatenate([np.zeros(1, int), *near]).astype(int), minlength=size + 1)[1:]
+    titles = [" ".join(TOPICS[i][0] for i in rng.choice(len(TOPICS), 4)) for _ in near]
+    neighbors = [{"title": t, "near": [str(h) for h in n.tolist()]} for t, n in zip(titles, near, strict=True)]
+    writer, alone = _Writer('{"taken":{'), [level(number) for number in numbers]
+    for handle, (number, own) in enumerate(zip(numbers, alone, strict=True), start=1):
+        writer.add(f'{"," if handle > 1 else ""}"{handle}":{number}', word=own, handle=handle)
+    writer.add(f'}},"neighbors":{_dumps(neighbors)}}}')
+    levels = np.minimum(9, np.array(alone) + 2 * np.minimum(mentions, 2))
+    return [Said("tool", writer.text, tuple(writer.thoughts)), Said("assistant", score_map(levels.tolist()))]
 
 
-def _opening(options: Options, user: _Writer) -> Document:
-    return [Said("system", system_message(options, toolbox(options))), user.said("user")]
-
-
-def _candidates(rng: np.random.Generator, size: int) -> tuple[_Writer, np.ndarray]:
-    """Candidate lines as the environment writes them, and the tenths of their scores, int [size] in 0..9."""
+def _candidates(rng: np.random.Generator, size: int) -> str:
+    """Candidate lines as the environment writes them."""
     marker, ranks = list(MARKERS.values())[rng.integers(3)], rng.permutation(size) + 1
-    hundredths = np.array([100, *np.sort(rng.integers(0, 101, size - 2))[::-1], 0])[ranks - 1]
-    tenths = np.minimum(hundredths // 10, 9)
-    writer = _Writer("Candidates: handle, first-stage rank, first-stage score, summary")
-    for n, (rank, score) in enumerate(zip(ranks.tolist(), hundredths.tolist(), strict=True)):
+    lines = []
+    for handle, rank in enumerate(ranks, start=1):
         words = " ".join(TOPICS[i][0] for i in rng.choice(len(TOPICS), rng.integers(0, 5)))
-        writer.add(f"\n{n + 1} {rank}")
-        writer.add(f" {f'{score / 100:.2f}'.removeprefix('0')}", tenth=int(tenths[n]), handle=n + 1)
-        if words:
-            writer.add(f" {marker}{words}", handle=n + 1)
-    return writer, tenths
+        summary = f" {marker}{words}" if words else ""
+        lines.append(f"{handle} {rank} {f'{rng.random():.2f}'.lstrip('0')}{summary}")
+    return "Candidates: handle, first-stage rank, first-stage score, summary\n" + "\n".join(lines)
 
 
 def schema(rng: np.random.Generator, stage: Stage) -> Document:
@@ -361,9 +301,11 @@ def schema(rng: np.random.Generator, stage: Stage) -> Document:
     }.get(name, "" if everyone else f" for {' '.join(names)}")
     mark = {"Analyze_Text": "text", "Analyze_Image": "image", "Retrieve_Graph": "behavior"}.get(name)
     asked = f"Read {MARKERS[mark]}" if mark and rng.random() < 0.5 else f"Call {name}"
-    candidates, _ = _candidates(rng, size)
-    candidates.add(f"\n{asked}{detail}")
-    return [*_opening(options, candidates), Said("assistant", _dumps({"tool": name, "args": calls[name]}))]
+    return [
+        Said("system", system_message(options, toolbox(options))),
+        Said("user", f"{_candidates(rng, size)}\n{asked}{detail}"),
+        Said("assistant", _dumps({"tool": name, "args": calls[name]})),
+    ]
 
 
 SKILLS: dict[str, Callable[[np.random.Generator, Stage], Document]] = {
@@ -372,6 +314,5 @@ SKILLS: dict[str, Callable[[np.random.Generator, Stage], Document]] = {
     "lookup": lookup,
     "scoring": scoring,
     "taken": taken,
-    "weigh": weigh,
     "schema": schema,
 }

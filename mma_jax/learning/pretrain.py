@@ -18,28 +18,15 @@ from flax import nnx
 
 from mma_jax.learning import curriculum, vocabulary
 from mma_jax.learning.contrastive import matrices
-from mma_jax.learning.curriculum import (
-    EASY,
-    FIELD,
-    HANDLE,
-    OWNER,
-    SAID,
-    SKILLS,
-    SUM,
-    TENTH,
-    TOTAL,
-    WORD,
-    Document,
-    Stage,
-)
+from mma_jax.learning.curriculum import EASY, HANDLE, OWNER, SAID, SKILLS, SUM, TOTAL, WORD, Document, Stage
 from mma_jax.learning.state import TrainState, apply
 from mma_jax.models.llama import Llama
 from mma_jax.models.tokenizer import SentencePieceTokenizer
 
-KINDS = ("other", "map", OWNER, WORD, TENTH, SUM, FIELD, TOTAL, HANDLE)
+KINDS = ("other", "map", OWNER, WORD, SUM, TOTAL, HANDLE)
 """What is asked: an assistant's token without a number, a number that an assistant writes, the kinds of thoughts."""
 
-WEIGHTS = (0.1, 1.0, 0.3, 0.5, 0.3, 0.3, 0.5, 0.7, 0.4)
+WEIGHTS = (0.1, 1.0, 0.3, 0.5, 0.3, 0.7, 0.4)
 """Of the KINDS in the loss: handles and JSON are soon known, words are many."""
 
 
@@ -54,9 +41,9 @@ class Reader(NamedTuple):
 READERS = (
     Reader(("other", "map"), -1, 0.25),
     Reader((OWNER,), 1, 0.2),
-    Reader((WORD, TENTH), 3, 0.6),
+    Reader((WORD,), 3, 0.6),
     Reader((HANDLE,), 3, 0.6),
-    Reader((SUM, FIELD, TOTAL), 5, 0.6),
+    Reader((SUM, TOTAL), 5, 0.6),
 )
 """Thoughts are read early, so that later blocks build on them: sums on words, the map on sums and handles. Where all
 were read at the end, the map stayed at chance: it cannot look up what only the last block knows."""
@@ -83,12 +70,12 @@ PHASES = (
     Phase(
         0.5,
         (3, 10, 6, 1),
-        {"match": 0.05, "reading": 0.15, "scoring": 0.35, "lookup": 0.1, "taken": 0.1, "weigh": 0.15, "schema": 0.1},
+        {"match": 0.05, "reading": 0.15, "scoring": 0.45, "lookup": 0.1, "taken": 0.15, "schema": 0.1},
     ),
     Phase(
         0.8,
-        (2, 4, 5, 4),
-        {"match": 0.05, "reading": 0.05, "scoring": 0.3, "lookup": 0.1, "taken": 0.05, "weigh": 0.4, "schema": 0.05},
+        (2, 6, 6, 3),
+        {"match": 0.05, "reading": 0.1, "scoring": 0.5, "lookup": 0.1, "taken": 0.15, "schema": 0.1},
     ),
 )
 
@@ -332,9 +319,6 @@ def make_gates(graph: nnx.GraphDef, encoder: Encoder, rows: int, seed: int) -> C
         "scoring_full": (twenty, full, "map"),
         "handle": (curriculum.reading, full, HANDLE),
         "taken": (curriculum.taken, full, "map"),
-        "weigh": (curriculum.weigh, full, "map"),
-        "tenth": (curriculum.weigh, full, TENTH),
-        "field": (curriculum.reading, full, FIELD),
     }
 
     def gates(parameters) -> dict[str, float]:

@@ -7,9 +7,9 @@ import re
 from mma_jax.envs.options import Options
 from mma_jax.envs.prompts import system_message
 from mma_jax.envs.tools import TOOLS, toolbox
-from mma_jax.learning.curriculum import ASPECTS, TOPICS
+from mma_jax.learning.curriculum import TOPICS
 
-REASONING = ("read", "call", "try", "text", "image", "behavior", "answers", "score", "nothing", "by")
+REASONING = ("read", "call", "try", "text", "image", "behavior", "answers", "score", "nothing")
 """Words of instructions and of an agent's reasoning that are no evidence."""
 
 CONTROL = ("<|begin|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|end|>")
@@ -80,7 +80,7 @@ def _sentences() -> list[str]:
 
 def corpus() -> list[str]:
     """Lines for the tokenizer: every word alone and behind a blank, and the environment's English."""
-    words = [*(word for topic in TOPICS for word in topic), *REASONING, *ASPECTS]
+    words = [*(word for topic in TOPICS for word in topic), *REASONING]
     tools = toolbox(Options(interactive=True))
     english = system_message(Options(interactive=True), tools).split()
     return [*words * 40, *(f" {w} {w}" for w in words * 20), *english * 10]

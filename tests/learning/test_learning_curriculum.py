@@ -1,7 +1,6 @@
 """The curriculum's documents, their answers worked out again from their texts."""
 
 import json
-import math
 import re
 
 import numpy as np
@@ -88,15 +87,12 @@ def test_thoughts_are_what_a_reader_would_count():
                 continue
             read = said.text[: thought.at + 1]
             begun = list(re.finditer(r'"(\d+)":[{\[]', read[items:]))[-1]
-            fields = re.split(r'"\w+":"', read[items + begun.end() :])
-            values = [
-                [weight.get(MEANING[w], 0) for w in re.findall(r"\w+", field) if w in MEANING] for field in fields
-            ]
+            found = [w for w in re.findall(r"\w+", read[items + begun.end() :]) if w in MEANING]
+            values = [weight.get(MEANING[w], 0) for w in found]
             answers = {
-                curriculum.WORD: curriculum.level((values[-1] or [0])[-1]),
-                curriculum.SUM: curriculum.level(sum(map(sum, values))),
-                curriculum.FIELD: curriculum.level(sum(values[-2] if len(values) > 1 else [])),
-                curriculum.TOTAL: curriculum.level(sum(map(sum, values))),
+                curriculum.WORD: curriculum.level(values[-1]),
+                curriculum.SUM: curriculum.level(sum(values)),
+                curriculum.TOTAL: curriculum.level(sum(values)),
                 curriculum.HANDLE: int(begun[1]),
             }
             assert thought.number == answers[thought.kind]
@@ -120,64 +116,15 @@ def test_every_entry_ends_with_its_total():
         assert totals == expected(json.loads(said.text))
 
 
-def graph_levels(answer):
-    """Handle -> level of how often it was taken, of how many neighbors are near."""
-    near = {handle: sum(handle in n["near"] for n in answer["neighbors"]) for handle in answer["taken"]}
-    return {
-        "taken": {handle: curriculum.level(number) for handle, number in answer["taken"].items()},
-        "near": {handle: curriculum.level(2 * count) for handle, count in near.items()},
-    }
-
-
-def rounded(numbers):
-    return math.floor(sum(numbers) / len(numbers) + 0.5)
-
-
 def test_taken_levels_follow_counts_and_mentions():
     for document in documents("taken"):
         answer, scored = json.loads(document[-2].text), json.loads(document[-1].text)["args"]["scores"]
-        found = graph_levels(answer)
-        assert scored == {handle: rounded([found["taken"][handle], found["near"][handle]]) for handle in scored}
+        for handle, number in answer["taken"].items():
+            near = sum(handle in n["near"] for n in answer["neighbors"])
+            assert scored[handle] == min(9, curriculum.level(number) + 2 * min(near, 2))
 
 
-def test_weigh_scores_by_what_is_named():
-    """Every named aspect's level worked out from the texts; the map is their mean."""
-    named = set()
-    for document in documents("weigh"):
-        user, answer = document[1].text, json.loads(document[-2].text)
-        scored = json.loads(document[-1].text)["args"]["scores"]
-        aspects = user.rpartition("Score by ")[2].split()
-        found = graph_levels(answer) if "taken" in answer else {}
-        lines = re.findall(r"^(\d+) \d+ (\d?\.\d\d)", user, re.MULTILINE)
-        found["rank"] = {handle: min(9, int(float(score) * 10 + 1e-6)) for handle, score in lines}
-        for handle, entry in answer.get("items", {}).items():
-            weight = weights(answer["profile"])
-            fields = {"entry": words(entry)}
-            if not isinstance(entry, list):
-                fields |= {field: re.findall(r"\w+", said) for field, said in entry.items()}
-            for field, said in fields.items():
-                level = curriculum.level(sum(weight.get(MEANING[word], 0) for word in said))
-                found.setdefault(field, {})[handle] = level
-        assert scored == {handle: rounded([found[aspect][handle] for aspect in aspects]) for handle in scored}
-        named |= set(aspects)
-    assert named == set(curriculum.ASPECTS)
-
-
-def test_candidate_lines_are_read_as_they_stand():
-    """Each line's first-stage score in tenths, and its handle there and at its end; ranks follow the scores."""
-    for document in documents("weigh"):
-        user = document[1]
-        lines = re.findall(r"^(\d+) (\d+) (\d?\.\d\d)", user.text, re.MULTILINE)
-        tenths = [thought.number for thought in user.thoughts if thought.kind == curriculum.TENTH]
-        assert tenths == [min(9, int(float(score) * 10 + 1e-6)) for _, _, score in lines]
-        by_rank = [float(score) for _, _, score in sorted(lines, key=lambda line: int(line[1]))]
-        assert by_rank == sorted(by_rank, reverse=True)
-        for thought in user.thoughts:
-            if thought.kind == curriculum.HANDLE:
-                assert int(user.text[: thought.at + 1].rpartition("\n")[2].split()[0]) == thought.number
-
-
-@pytest.mark.parametrize("skill", ["schema", "lookup", "scoring", "taken", "weigh"])
+@pytest.mark.parametrize("skill", ["schema", "lookup", "scoring", "taken"])
 def test_actions_are_valid_in_the_environment(skill):
     tools = toolbox(Options(interactive=True))
     for document in documents(skill):
