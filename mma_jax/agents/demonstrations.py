@@ -26,6 +26,7 @@ from mma_jax.agents.rollout import play
 from mma_jax.agents.routers import ORDER, action, batched, peek, probe
 from mma_jax.envs.environment import Environment
 from mma_jax.envs.observations import NULL
+from mma_jax.envs.rewards import terminal_reward
 from mma_jax.envs.tools import TERMINAL
 from mma_jax.learning import sequences
 from mma_jax.models.tokenizer import Chat
@@ -155,7 +156,9 @@ def _fit(env: Environment, train: Sequence[Episode], config, similar: Similar) -
     """A conditional logit of the targets on evidence and first stage, of which the evidence's part is kept
     and of the first stage's the share config.first_stage.
 
-    Cut points are fixed for each set of modalities that answered, so a level means the same in every pool.
+    Cut points are fixed for each set of modalities that answered, so a level means the same in every pool. Where what
+    answered does not beat the first stage by more than a standard error of the training episodes' reward, the rating
+    says nothing, all 0: scores are min-max normalized (Eq. 2), so weak evidence would count as much as strong.
     """
     columns = functools.partial(features, similar=functools.lru_cache(1 << 20)(similar))
     heard: list[tuple[tuple[str, ...], sparse.csr_matrix]] = []
@@ -170,15 +173,28 @@ def _fit(env: Environment, train: Sequence[Episode], config, similar: Similar) -
     model = choice.fit(sparse.vstack([row for _, row in heard]).tocsr(), targets, size, config.l2)
     kept = np.where(np.arange(len(model.weights)) < FIRST_STAGE, config.first_stage, 1.0)
     model = dataclasses.replace(model, weights=kept * model.weights)
-    cuts = _cuts(((sources, model.scores(row)) for sources, row in heard), config.levels)
+    utilities = [(sources, model.scores(row)) for sources, row in heard]
+    cuts = _cuts(utilities, config.levels)
+    gains: dict[tuple[str, ...], list[float]] = {}
+    for (sources, utility), episode in zip(utilities, train, strict=True):
+        gains.setdefault(sources, []).append(_gain(episode, np.searchsorted(cuts[sources], utility), env.options.alpha))
+    mute = {sources for sources, found in gains.items() if np.mean(found) <= np.std(found) / len(found) ** 0.5}
 
     def rate(notes: Notes) -> np.ndarray:
-        utility = model.scores(columns(notes))
-        if (points := cuts.get(_answered(notes))) is None:
+        sources, utility = _answered(notes), model.scores(columns(notes))
+        if sources in mute:
+            return np.zeros(size, int)
+        if sources not in cuts:
             return stretch(utility, config.levels)  # a mixture of sources that no training episode heard
-        return np.searchsorted(points, utility)
+        return np.searchsorted(cuts[sources], utility)
 
     return rate
+
+
+def _gain(episode: Episode, levels: np.ndarray, alpha: float) -> float:
+    """What the levels earn beyond the first stage."""
+    first, target = episode.case.scores, episode.target_position
+    return terminal_reward(first, levels, target, alpha) - terminal_reward(first, np.zeros(len(first)), target, alpha)
 
 
 def _answered(notes: Notes) -> tuple[str, ...]:

@@ -153,14 +153,35 @@ def test_train_targets_leaves_the_first_stage_to_the_fusion():
 
 
 def test_scores_may_keep_a_part_of_the_first_stage():
-    env = environment()
-    train = [
-        doubles.episode(family="text_only", target=(3, 1, 4, 6)[n % 4], scores=np.roll([1.0, 0.6, 0.3, 0], n % 4))
-        for n in range(80)
+    """Targets have the history's words, or else a high first-stage score."""
+    env, rng = environment(), np.random.default_rng(2)
+    train = planted() + [
+        doubles.episode(family="text_only", pool=(2, 3, 6, 7), history=(0,), target=(2, 3, 6, 7)[n], scores=scores)
+        for n in rng.integers(0, 4, 60)
+        for scores in [np.roll([1.0, 0.3, 0.1, 0.0], n)]
     ]
-    fitted = teacher(env, train, settings("train_targets", l2=1e-3, first_stage=1.0))
-    for n, episode in enumerate(train[:4]):
-        assert fitted(heard(env, episode)).argmax() == n  # whom the first stage puts first
+    plain, mixed = (teacher(env, train, settings("train_targets", first_stage=part)) for part in (0.0, 1.0))
+    notes = [heard(env, episode) for episode in train[60:]]
+    ratings = {tuple(n.first_stage): (plain(n), mixed(n)) for n in notes}
+    assert len(ratings) == 4 and len({tuple(rated) for rated, _ in ratings.values()}) == 1
+    for first, (_, rated) in ratings.items():
+        others = [theirs for theirs, (_, _) in ratings.items() if theirs != first]
+        best = int(np.argmax(first))
+        assert all(rated[best] > ratings[other][1][best] for other in others)
+
+
+def test_evidence_that_leads_nowhere_is_not_scored():
+    """Targets that neither words nor first stage tell: every score would only disturb the first stage."""
+    env, rng = environment(), np.random.default_rng(1)
+    train = []
+    for _ in range(200):
+        pool = rng.choice([1, 2, 3, 5, 6, 7], 4, replace=False)
+        target = int(rng.choice(pool))
+        train.append(
+            doubles.episode(family="text_only", pool=tuple(pool), history=(0,), target=target, scores=[1, 0.6, 0.3, 0])
+        )
+    assert (teacher(env, train, settings("train_targets", l2=10.0))(heard(env, train[0])) == 0).all()
+    assert teacher(env, planted(), settings("train_targets", l2=10.0))(heard(env, planted()[0])).any()
 
 
 def test_levels_mean_the_same_in_every_pool():
