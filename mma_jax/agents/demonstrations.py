@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -152,43 +153,68 @@ def stretch(scores: np.ndarray, levels: int) -> np.ndarray:
     return np.rint((scores - scores.min()) / (span if span > 0 else 1.0) * (levels - 1)).astype(int)
 
 
+class _Heard(NamedTuple):
+    """What the expert has heard when it scores."""
+
+    sources: tuple[str, ...]  # modalities that answered
+    row: sparse.csr_matrix  # `features`
+
+
+class _Fitted(NamedTuple):
+    """Utilities, and cut points for each set of modalities that answered: a level means the same in every pool."""
+
+    model: choice.ChoiceModel
+    cuts: dict[tuple[str, ...], np.ndarray]
+
+    def levels(self, heard: _Heard, count: int) -> np.ndarray:
+        utility = self.model.scores(heard.row)
+        if heard.sources not in self.cuts:
+            return stretch(utility, count)  # a mixture of sources that no training episode heard
+        return np.searchsorted(self.cuts[heard.sources], utility)
+
+
 def _fit(env: Environment, train: Sequence[Episode], config, similar: Similar) -> Rating:
     """A conditional logit of the targets on evidence and first stage, of which the evidence's part is kept
     and of the first stage's the share config.first_stage.
 
-    Cut points are fixed for each set of modalities that answered, so a level means the same in every pool. Where what
-    answered does not beat the first stage by more than a standard error of the training episodes' reward, the rating
-    says nothing, all 0: scores are min-max normalized (Eq. 2), so weak evidence would count as much as strong.
+    Where what answered does not beat the first stage by more than a standard error, in episodes that the logit was not
+    fitted on, the rating says nothing, all 0: maps are min-max normalized (Eq. 2), so weak evidence would count as much
+    as strong.
     """
     columns = functools.partial(features, similar=functools.lru_cache(1 << 20)(similar))
-    heard: list[tuple[tuple[str, ...], sparse.csr_matrix]] = []
+    heard: list[_Heard] = []
 
     def keep(notes: Notes) -> np.ndarray:
-        heard.append((_answered(notes), columns(notes)))
+        heard.append(_Heard(_answered(notes), columns(notes)))
         return np.zeros(len(notes.handles), int)
 
     size = len(train[0].case.pool)
     play(expert(keep, size), env, train, batch=1, label="what the expert hears")  # one by one, so in order
-    targets = np.array([e.target_position for e in train])
-    model = choice.fit(sparse.vstack([row for _, row in heard]).tocsr(), targets, size, config.l2)
-    kept = np.where(np.arange(len(model.weights)) < FIRST_STAGE, config.first_stage, 1.0)
-    model = dataclasses.replace(model, weights=kept * model.weights)
-    utilities = [(sources, model.scores(row)) for sources, row in heard]
-    cuts = _cuts(utilities, config.levels)
     gains: dict[tuple[str, ...], list[float]] = {}
-    for (sources, utility), episode in zip(utilities, train, strict=True):
-        gains.setdefault(sources, []).append(_gain(episode, np.searchsorted(cuts[sources], utility), env.options.alpha))
+    for half in (0, 1) if len(train) > 1 else ():
+        other = _fitted(heard[1 - half :: 2], train[1 - half :: 2], config)
+        for said, episode in zip(heard[half::2], train[half::2], strict=True):
+            gain = _gain(episode, other.levels(said, config.levels), env.options.alpha)
+            gains.setdefault(said.sources, []).append(gain)
     mute = {sources for sources, found in gains.items() if np.mean(found) <= np.std(found) / len(found) ** 0.5}
+    fitted = _fitted(heard, train, config)
 
     def rate(notes: Notes) -> np.ndarray:
-        sources, utility = _answered(notes), model.scores(columns(notes))
+        sources = _answered(notes)
         if sources in mute:
-            return np.zeros(size, int)
-        if sources not in cuts:
-            return stretch(utility, config.levels)  # a mixture of sources that no training episode heard
-        return np.searchsorted(cuts[sources], utility)
+            return np.zeros(len(notes.handles), int)
+        return fitted.levels(_Heard(sources, columns(notes)), config.levels)
 
     return rate
+
+
+def _fitted(heard: Sequence[_Heard], train: Sequence[Episode], config) -> _Fitted:
+    targets = np.array([episode.target_position for episode in train])
+    rows = sparse.vstack([said.row for said in heard]).tocsr()
+    model = choice.fit(rows, targets, len(train[0].case.pool), config.l2)
+    kept = np.where(np.arange(len(model.weights)) < FIRST_STAGE, config.first_stage, 1.0)
+    model = dataclasses.replace(model, weights=kept * model.weights)
+    return _Fitted(model, _cuts(((said.sources, model.scores(said.row)) for said in heard), config.levels))
 
 
 def _gain(episode: Episode, levels: np.ndarray, alpha: float) -> float:
