@@ -56,6 +56,13 @@ Eq. 2 adds scores up, so their distances matter: on the demo world ten levels ke
 """
 
 
+class Shown(NamedTuple):
+    """An episode of the expert."""
+
+    tool: str  # the last called before the scores; "" if none was
+    sequence: sequences.Sequence
+
+
 @dataclasses.dataclass(frozen=True)
 class Teacher:
     """Rates candidates by what an agent has heard; with hindsight also by the target, for training episodes only."""
@@ -101,14 +108,27 @@ def teacher(env: Environment, train: Sequence[Episode], config, similar: Similar
 
 def demonstrate(
     env: Environment, episodes: Sequence[Episode], chat: Chat, teacher: Teacher, label: str = ""
-) -> list[sequences.Sequence]:
+) -> list[Shown]:
     """The expert's episodes, in order, with the rewards it earned; its own tokens alone are actions."""
     shown = []
     for episode in tqdm(episodes, desc=label, leave=False, disable=not label):
         limit = env.budget(len(episode.case.pool)).scored
         [trajectory] = play(expert(teacher.of(episode), limit), env, [episode], batch=1)
-        shown.append(transcribe(trajectory, chat))
+        called = [turn.tool for turn in trajectory.turns if turn.tool != TERMINAL]
+        shown.append(Shown(called[-1] if called else "", transcribe(trajectory, chat)))
     return shown
+
+
+def balance(shown: Sequence[Shown], count: int) -> list[sequences.Sequence]:
+    """At most `count` episodes, as many of each tool that answered last.
+
+    Families alone do not balance what there is to be read: of the seven, four let the expert read text first and a
+    single one images.
+    """
+    tools: dict[str, list[sequences.Sequence]] = {}
+    for tool, sequence in shown:
+        tools.setdefault(tool, []).append(sequence)
+    return [sequence for found in tools.values() for sequence in found[: max(1, count // len(tools))]]
 
 
 def expert(rate: Rating, limit: int) -> Policy:

@@ -106,15 +106,15 @@ class Trainer:
 
     @functools.cache  # noqa: B019 - the same for every seed
     def demonstrations(self, interactive: bool) -> list:
-        """The expert's episodes on support users, families in turn."""
+        """The expert's episodes on support users: families in turn, then as many of each tool that answered."""
         env, config = self.environment(interactive), self.config.sft
         support = self.split(support=True)
         usable = {family: [e for e in found if e.target_position >= 0] for family, found in support.items()}
         fit = _in_turn(usable, config.fit_episodes)
         teacher = demonstrations.teacher(env, fit, config, self.language.similar())
-        return demonstrations.demonstrate(
-            env, _in_turn(support, config.episodes), self.language.chat, teacher, "expert's episodes"
-        )
+        candidates = _in_turn(support, len(support) * -(-config.episodes // 2))  # a tool may be that of one family only
+        shown = demonstrations.demonstrate(env, candidates, self.language.chat, teacher, "expert's episodes")
+        return demonstrations.balance(shown, config.episodes)
 
     def _reinforce(
         self, recipe: Recipe, start: nnx.State, seed: int, panel: Panel, checkpoints: Checkpoints

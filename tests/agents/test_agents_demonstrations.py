@@ -47,7 +47,7 @@ def heard(env, episode):
 def test_a_demonstration_is_what_a_player_would_have_lived_through(family, summaries):
     """Replaying the expert's texts through the language-model player gives the very same sequence."""
     env, episode = environment(summaries=summaries), doubles.episode(family=family)
-    [shown] = demonstrate(env, [episode], CHAT, teacher(env, [], settings()))
+    [(_, shown)] = demonstrate(env, [episode], CHAT, teacher(env, [], settings()))
     texts = iter(turns(shown))
     sampler = doubles.ScriptedSampler(lambda seen: next(texts))
     [lived] = play(sampler, None, CHAT, env, [episode], batch=1, key=(0, 0), temperature=0.0, max_new=400, context=8000)
@@ -58,9 +58,21 @@ def test_a_demonstration_is_what_a_player_would_have_lived_through(family, summa
     assert lived.trajectory.stop_reason == "scored"
 
 
+def test_every_tool_is_shown_alike():
+    """Seven families of three episodes each: text answers in four of them, the graph in two, images in one."""
+    env = environment()
+    episodes = [doubles.episode(family=family) for family in FAMILIES for _ in range(3)]
+    shown = demonstrate(env, episodes, CHAT, teacher(env, [], settings()))
+    found = [tool for tool, _ in shown]
+    assert [found.count(t) for t in ("Analyze_Text", "Retrieve_Graph", "Analyze_Image")] == [12, 6, 3]
+    balanced = demonstrations.balance(shown, 9)
+    tools = {id(sequence): tool for tool, sequence in shown}
+    assert [sum(tools[id(s)] == t for s in balanced) for t in sorted(set(found))] == [3, 3, 3]
+
+
 def test_expert_switches_after_null_and_stops_at_an_answer():
     env = environment(summaries="none")
-    [shown] = demonstrate(env, [doubles.episode(family="image_only")], CHAT, teacher(env, [], settings()))
+    [(_, shown)] = demonstrate(env, [doubles.episode(family="image_only")], CHAT, teacher(env, [], settings()))
     tools = [json.loads(text.splitlines()[-1])["tool"] for text in turns(shown)]
     assert tools == ["Analyze_Text", "Retrieve_Graph", "Analyze_Image", "Score_Candidates"]
     assert [text.splitlines()[0] for text in turns(shown)] == [
@@ -71,13 +83,13 @@ def test_expert_switches_after_null_and_stops_at_an_answer():
     ]
     np.testing.assert_allclose(shown.rewards[:3], -0.02)
     peeking = environment()
-    [shown] = demonstrate(peeking, [doubles.episode(family="image_only")], CHAT, teacher(peeking, [], settings()))
+    [(_, shown)] = demonstrate(peeking, [doubles.episode(family="image_only")], CHAT, teacher(peeking, [], settings()))
     assert len(shown.rewards) == 2
 
 
 def test_score_maps_are_single_digits_in_listing_order():
     env = environment()
-    [shown] = demonstrate(env, [doubles.episode(family="text_only")], CHAT, teacher(env, [], settings()))
+    [(_, shown)] = demonstrate(env, [doubles.episode(family="text_only")], CHAT, teacher(env, [], settings()))
     line = turns(shown)[-1].splitlines()[-1]
     notes = heard(env, doubles.episode(family="text_only"))
     levels = stretch(overlap.lexical(notes), 10)
