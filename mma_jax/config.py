@@ -149,6 +149,9 @@ def base() -> ConfigDict:
     config.ppo.checkpoint_every = 10
     config.ppo.query_every = 10  # iterations between two looks at query episodes (§3.4)
     config.ppo.query = 16  # query episodes of each family
+    config.ppo.validate = (
+        0  # validation episodes of each family, at each checkpoint; the best one is kept (0: the last)
+    )
     config.ppo.missing = 0.3  # MMA-Pooled: how often each modality is missing, independently
 
     config.agentcf = ConfigDict()

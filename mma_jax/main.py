@@ -2,7 +2,8 @@
 
     python -m mma_jax.main --config=configs/demo.py --workdir=runs/demo [--config.key=value ...] [--dry_run]
 
-Exit codes: 0 done, 2 the input was wrong (one line on stderr), 1 anything else.
+Exit codes: 0 done, 2 the input was wrong (one line on stderr), 143 SIGTERM came (training saves first; the same command
+goes on), 1 anything else.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from mma_jax.learning import interrupts
 from mma_jax.runs import workdir as workdirs
 from mma_jax.runs.registry import RUNS
 from mma_jax.types import InputError
@@ -50,6 +52,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 def run() -> None:
     """Entry point of `python -m mma_jax.main` and of the console script."""
+    interrupts.listen()
     try:
         app.run(_main, flags_parser=_parse_flags)
     except SystemExit as end:

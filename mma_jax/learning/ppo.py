@@ -20,7 +20,7 @@ import optax
 from flax import nnx
 from tqdm import tqdm
 
-from mma_jax.learning import losses, returns
+from mma_jax.learning import interrupts, losses, returns
 from mma_jax.learning.checkpoint import Checkpoints
 from mma_jax.learning.panel import Panel
 from mma_jax.learning.sequences import Batch, Sequence, bucket_of, pad, siblings
@@ -428,16 +428,19 @@ def train(
     reference = copy(state.params)
     start, state, extra = checkpoints.latest(state) or (0, copy(state), {"panel": 0})
     panel.rewind(extra["panel"], start)
-    for iteration in tqdm(range(start, config.iterations), initial=start, total=config.iterations, desc="ppo"):
-        sequences, measured = collect(state.params, iteration)
-        rng = np.random.default_rng([seed, iteration])
-        state, figures = update(state, frozen, reference, sequences, rng, value_only=iteration < config.value_only)
-        done = iteration + 1
-        due = done % config.checkpoint_every == 0 or done == config.iterations
-        figures |= measured
-        if due and validate:
-            figures["valid"] = validate(state.params)
-        panel.write(done, figures)
-        if due:
-            checkpoints.save(done, state, {"panel": panel.position}, figures.get("valid"))
+    with interrupts.deferred() as stopping:
+        for iteration in tqdm(range(start, config.iterations), initial=start, total=config.iterations, desc="ppo"):
+            sequences, measured = collect(state.params, iteration)
+            rng = np.random.default_rng([seed, iteration])
+            state, figures = update(state, frozen, reference, sequences, rng, value_only=iteration < config.value_only)
+            done = iteration + 1
+            due = done % config.checkpoint_every == 0 or done == config.iterations or stopping()
+            figures |= measured
+            if due and validate:
+                figures["valid"] = validate(state.params)
+            panel.write(done, figures)
+            if due:
+                checkpoints.save(done, state, {"panel": panel.position}, figures.get("valid"))
+            if stopping():
+                break
     return state

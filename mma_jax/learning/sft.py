@@ -17,7 +17,7 @@ import optax
 from flax import nnx
 from tqdm import tqdm
 
-from mma_jax.learning import losses
+from mma_jax.learning import interrupts, losses
 from mma_jax.learning.checkpoint import Checkpoints
 from mma_jax.learning.panel import Panel
 from mma_jax.learning.sequences import Batch, Sequence, bucket_of, pad
@@ -146,19 +146,23 @@ def train(
     data.set_state(extra["data"])
     panel.rewind(extra["panel"], start)
     recent = []
-    for done in tqdm(range(start + 1, config.steps + 1), initial=start, total=config.steps, desc="sft"):
-        batch = next(data)
-        state, metrics = step(state, frozen, place(batch))
-        stop_if_stuck(state, config.nonfinite_limit, batch._asdict(), panel.directory)
-        recent.append(metrics)
-        due = done % config.checkpoint_every == 0 or done == config.steps
-        if due or done % config.log_every == 0:
-            figures = {name: float(np.mean([m[name] for m in jax.device_get(recent)])) for name in metrics}
-            figures["skipped"] = float(state.skipped)
-            if due and validate:
-                figures["valid"] = validate(state.params)
-            panel.write(done, figures)
-            recent = []
-        if due:
-            checkpoints.save(done, state, {"panel": panel.position, "data": data.get_state()}, figures.get("valid"))
+    with interrupts.deferred() as stopping:
+        for done in tqdm(range(start + 1, config.steps + 1), initial=start, total=config.steps, desc="sft"):
+            batch = next(data)
+            state, metrics = step(state, frozen, place(batch))
+            stop_if_stuck(state, config.nonfinite_limit, batch._asdict(), panel.directory)
+            recent.append(metrics)
+            due = done % config.checkpoint_every == 0 or done == config.steps or stopping()
+            if due or done % config.log_every == 0:
+                figures = {name: float(np.mean([m[name] for m in jax.device_get(recent)])) for name in metrics}
+                figures["skipped"] = float(state.skipped)
+                if due and validate:
+                    figures["valid"] = validate(state.params)
+                panel.write(done, figures)
+                recent = []
+            if due:
+                extra = {"panel": panel.position, "data": data.get_state()}
+                checkpoints.save(done, state, extra, figures.get("valid"))
+            if stopping():
+                break
     return state

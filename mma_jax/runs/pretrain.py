@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from mma_jax.learning import pretrain, vocabulary
+from mma_jax.learning import interrupts, pretrain, vocabulary
 from mma_jax.learning.checkpoint import Checkpoints
 from mma_jax.learning.panel import Panel
 from mma_jax.learning.state import create, stop_if_stuck
@@ -145,17 +145,20 @@ def train(graph: nnx.GraphDef, parameters: nnx.State, encoder: pretrain.Encoder,
     start, state, extra = checkpoints.latest(state) or (0, state, {"panel": 0, "curve": []})
     panel.rewind(extra["panel"], start)
     curve, losses = extra["curve"], []
-    for done in tqdm(range(start + 1, settings.steps + 1), initial=start, total=settings.steps, desc="pretrain"):
-        progress = settings.begin + (1 - settings.begin) * (done - 1) / settings.steps
-        batches = pretrain.make_batches(encoder, settings.seed, done - 1, progress)
-        state, figures = step(state, batches)
-        stop_if_stuck(state, settings.nonfinite_limit, _by_name(batches), directory)
-        losses.append(figures["loss"])
-        if done % settings.checkpoint_every == 0 or done == settings.steps:
-            mean = round(float(np.mean(jax.device_get(losses))), 4)
-            curve, losses = [*curve, [done, mean]], []
-            panel.write(done, {"loss": mean, "skipped": float(state.skipped), **gates(state.params)})
-            checkpoints.save(done, state, {"panel": panel.position, "curve": curve})
+    with interrupts.deferred() as stopping:
+        for done in tqdm(range(start + 1, settings.steps + 1), initial=start, total=settings.steps, desc="pretrain"):
+            progress = settings.begin + (1 - settings.begin) * (done - 1) / settings.steps
+            batches = pretrain.make_batches(encoder, settings.seed, done - 1, progress)
+            state, figures = step(state, batches)
+            stop_if_stuck(state, settings.nonfinite_limit, _by_name(batches), directory)
+            losses.append(figures["loss"])
+            if done % settings.checkpoint_every == 0 or done == settings.steps or stopping():
+                mean = round(float(np.mean(jax.device_get(losses))), 4)
+                curve, losses = [*curve, [done, mean]], []
+                panel.write(done, {"loss": mean, "skipped": float(state.skipped), **gates(state.params)})
+                checkpoints.save(done, state, {"panel": panel.position, "curve": curve})
+            if stopping():
+                break
     panel.close()
     checkpoints.close()
     return state.params, curve

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -121,21 +122,37 @@ class Trainer:
     ) -> nnx.State:
         config, language = self.config.ppo, self.language
         state = language.placement.weights(ppo.init(start, config))
-        if (found := checkpoints.latest(state)) and found[0] >= config.iterations:
-            return found[1].params
-        return ppo.train(
-            state,
-            language.frozen,
-            language.graph,
-            self.collector(recipe, seed),
-            config,
-            language.buckets,
-            self.config.env.turns,
-            checkpoints,
-            panel,
-            seed,
-            place=language.placement.rows,
-        ).params
+        if (found := checkpoints.latest(state)) is None or found[0] < config.iterations:
+            ppo.train(
+                state,
+                language.frozen,
+                language.graph,
+                self.collector(recipe, seed),
+                config,
+                language.buckets,
+                self.config.env.turns,
+                checkpoints,
+                panel,
+                seed,
+                validate=self.validation(recipe) if config.validate else None,
+                place=language.placement.rows,
+            )
+        _, chosen, _ = checkpoints.best(state) or checkpoints.latest(state)
+        return chosen.params
+
+    def validation(self, recipe: Recipe) -> Callable[[nnx.State], float]:
+        """params -> mean reward of greedy play on config.ppo.validate validation episodes of each family."""
+        protocol = "interactive" if recipe.interactive else "ooma"
+        env, families = self.made.environment("valid", protocol), {}
+        for episode in self.made.episodes("valid", protocol):
+            families.setdefault(episode.family, []).append(episode)
+        episodes = [e for found in families.values() for e in found[: self.config.ppo.validate]]
+
+        def validate(params: nnx.State) -> float:
+            played = self.language.play(params, env, episodes, temperature=0.0, key=(0, 0), label="validation")
+            return float(np.mean([sum(one.trajectory.rewards) for one in played]))
+
+        return validate
 
     def environment(self, interactive: bool):
         return self.made.environment("train", "interactive" if interactive else "ooma")

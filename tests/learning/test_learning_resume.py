@@ -1,4 +1,5 @@
-"""DESIGN §6.13, the hard way: SFT and then PPO in a process of their own, killed while they run, and run again."""
+"""DESIGN §6.13, the hard way: SFT and then PPO in a process of their own, killed while they run,
+or asked to end, and run again."""
 
 import os
 import signal
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mma_jax.learning import interrupts
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import sys
@@ -16,10 +19,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import learning_fixture as fixture
-from mma_jax.learning import ppo, sft
+from mma_jax.learning import interrupts, ppo, sft
 from mma_jax.learning.checkpoint import Checkpoints
 from mma_jax.learning.panel import Panel
 
+interrupts.listen()
 work = Path(sys.argv[1])
 graphdef, params, frozen = fixture.actor_critic(trained=0.1)
 
@@ -55,15 +59,16 @@ def start(work: Path, compiled: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", SCRIPT, str(work)], env=environment, stderr=subprocess.PIPE)
 
 
-def kill_after(process: subprocess.Popen, log: Path, lines: int) -> None:
-    """SIGKILL once `log` has so many lines."""
+def kill_after(process: subprocess.Popen, log: Path, lines: int, sent: int = signal.SIGKILL) -> None:
+    """A signal once `log` has so many lines."""
     while process.poll() is None:
         if log.exists() and log.read_bytes().count(b"\n") >= lines:
-            process.send_signal(signal.SIGKILL)
+            process.send_signal(sent)
             break
         time.sleep(0.005)
     process.wait()
-    assert process.returncode == -signal.SIGKILL, process.stderr.read().decode()
+    expected = -signal.SIGKILL if sent == signal.SIGKILL else interrupts.EXIT_CODE
+    assert process.returncode == expected, process.stderr.read().decode()
 
 
 def finish(process: subprocess.Popen) -> None:
@@ -76,6 +81,7 @@ def test_rule_13_killed_runs_end_as_an_uninterrupted_one_bit_by_bit(tmp_path):
     finish(start(whole, compiled))
     kill_after(start(parts, compiled), parts / "sft/panel.jsonl", 3)
     kill_after(start(parts, compiled), parts / "ppo/panel.jsonl", 3)
+    kill_after(start(parts, compiled), parts / "ppo/panel.jsonl", 4, signal.SIGTERM)
     assert not (parts / "done.npz").exists()
     finish(start(parts, compiled))
     for log in ("sft/panel.jsonl", "ppo/panel.jsonl"):

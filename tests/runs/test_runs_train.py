@@ -9,7 +9,8 @@ from flax import nnx
 
 from mma_jax.config import base
 from mma_jax.evaluation.results import Cell
-from mma_jax.learning import vocabulary
+from mma_jax.learning import ppo, vocabulary
+from mma_jax.learning.checkpoint import Checkpoints
 from mma_jax.models.convert import save_llama
 from mma_jax.models.llama import Llama, LlamaConfig
 from mma_jax.models.tokenizer import load_tokenizer, train_tokenizer
@@ -43,7 +44,8 @@ def config(checkpoint):
     config.sampler.slots, config.sampler.chunks, config.sampler.max_new, config.sampler.rows = "512", "32,256", 24, 8
     config.sft.steps, config.sft.batch, config.sft.episodes, config.sft.checkpoint_every = 4, 4, 20, 2
     config.ppo.iterations, config.ppo.prompts, config.ppo.samples, config.ppo.query = 2, 2, 2, 1
-    config.ppo.value_only, config.ppo.checkpoint_every, config.ppo.temperature = 1, 1, 1.0
+    config.ppo.value_only, config.ppo.checkpoint_every, config.ppo.temperature, config.ppo.validate = 0, 1, 1.0, 1
+    config.ppo.baseline, config.ppo.credit, config.ppo.lr = "siblings", "candidate", 0.1
     config.eval.bootstrap, config.eval.traces, config.eval.probes = 20, 1, 2
     return config
 
@@ -82,6 +84,20 @@ def test_ppo_starts_from_the_imitator(trained, config):
     scratch = trainer.language.adapter(0)
     learned = sum(float(np.abs(a - b).sum()) for a, b in zip(*map(jax.tree.leaves, (imitator, scratch)), strict=True))
     assert 0 < distance < learned
+
+
+def test_the_checkpoint_that_validates_best_is_the_agent(trained, config):
+    trainer = train.Trainer(experiment(config, trained), Language(config))
+    judged = {line["iteration"]: line["valid"] for line in panel(trained, "MMA-Auto")}
+    state = ppo.init(trainer.adapter("MMA-SFT", 0), config.ppo)
+    checkpoints = Checkpoints(trained / "train" / "MMA-Auto" / "0" / "checkpoints", 2)
+    step, best, _ = checkpoints.best(state)
+    checkpoints.close()
+    assert judged[step] == max(judged.values()) and len(judged) == config.ppo.iterations
+    for ours, theirs in zip(*map(jax.tree.leaves, (trainer.adapter("MMA-Auto", 0), best.params)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    validate = trainer.validation(train.RECIPES["MMA-Auto"])
+    assert validate(best.params) == pytest.approx(judged[step], abs=1e-6)
 
 
 def test_support_and_query_share_no_user(trained, config):
