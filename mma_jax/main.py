@@ -14,12 +14,17 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mma_jax.learning import interrupts
+from mma_jax.runs import hosts
 from mma_jax.runs import workdir as workdirs
 from mma_jax.runs.registry import RUNS
 from mma_jax.types import InputError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, for example configs/demo.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything the run writes; rerunning resumes.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes that train together (a pod, a node).")
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0; empty where JAX finds out by itself.")
+_PROCESSES = flags.DEFINE_integer("processes", 1, "How many there are, with --coordinator.", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process", 0, "Which one this is, with --coordinator.", lower_bound=0)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan (data, shapes, memory, devices) and stop.")
 
 
@@ -31,9 +36,15 @@ def _main(argv: list[str]) -> None:
         if not flag.value:
             raise InputError(f"--{flag.name} is missing: python -m mma_jax.main --config=configs/demo.py --workdir=DIR")
     config = _CONFIG.value
+    if _DISTRIBUTED.value:
+        if config.run != "train":
+            raise InputError(
+                "--distributed is for --config.run=train; everything else runs in one process, before or after"
+            )
+        hosts.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if config.run not in RUNS:
         raise InputError(f"unknown run {config.run!r}: config.run is one of {', '.join(RUNS)}")
-    directory = workdirs.open_workdir(_WORKDIR.value, config, dry_run=_DRY_RUN.value)
+    directory = workdirs.open_workdir(_WORKDIR.value, config, dry_run=_DRY_RUN.value or not hosts.first())
     RUNS[config.run](config, directory, _DRY_RUN.value)
 
 

@@ -34,13 +34,14 @@ class Panel:
     Args:
         directory: theirs; made when needed.
         limits: `config.alarms`.
+        writes: False for all but one of several processes: they write nothing.
     """
 
-    def __init__(self, directory: Path | str, limits: Any):
+    def __init__(self, directory: Path | str, limits: Any, writes: bool = True):
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.path = self.directory / "panel.jsonl"
-        self._limits = limits
+        self._limits, self._writes = limits, writes
         self._board: SummaryWriter | None = None
 
     @property
@@ -55,6 +56,8 @@ class Panel:
             position: `position` when the checkpoint was saved, 0 without one.
             iteration: the checkpoint's; TensorBoard hides what came after it.
         """
+        if not self._writes:
+            return
         with open(self.path, "ab") as file:
             file.truncate(position)
         self._board = SummaryWriter(str(self.directory), purge_step=iteration + 1)
@@ -66,6 +69,8 @@ class Panel:
             Names of the alarms.
         """
         alarms = alarms_of(figures, self._limits)
+        if not self._writes:
+            return alarms
         for name, figure, limit in ALARMS:
             if name in alarms:
                 measured = f"{figure} {figures[figure]:.4g}, {limit} {self._limits[limit]:.4g}"

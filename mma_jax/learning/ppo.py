@@ -26,6 +26,7 @@ from mma_jax.learning.panel import Panel
 from mma_jax.learning.sequences import Batch, Sequence, bucket_of, pad, siblings
 from mma_jax.learning.sharing import Packed, share
 from mma_jax.learning.state import TrainState, adam, apply, copy, create, for_policy_and_value, stop_if_stuck
+from mma_jax.models.sharding import HERE, Placement
 from mma_jax.types import InputError
 
 BASELINES = ("value", "siblings")
@@ -129,7 +130,7 @@ def make_update(
     buckets: tuple[int, ...],
     turns: int,
     directory: Path,
-    place: Callable[[Any], Any] = lambda rows: rows,
+    placement: Placement = HERE,
 ) -> Callable:
     """One PPO iteration's learning: config.epochs passes over the episodes, in config.minibatches updates each.
 
@@ -144,7 +145,7 @@ def make_update(
         buckets: lengths that may be compiled.
         turns: M.
         directory: where the batch goes if training has to stop.
-        place: puts arrays of rows on their devices, `sharding.Placement.rows`.
+        placement: where batches go.
 
     Returns:
         update(state, frozen, reference, sequences, rng: np.random.Generator, value_only=False) -> (state, figures). It
@@ -190,14 +191,14 @@ def make_update(
             part = crop(batch, micro, width)
             packs = -(-config.micro_batch // config.samples)
             packed = share(part.tokens, lengths[micro], group[micro], packs, buckets)
-            yield micro, width, place(part), place(packed)
+            yield micro, width, placement.rows(part), placement.rows(packed)
 
     def look(params: nnx.State, reference: nnx.State, frozen: nnx.State, batch: Batch, *shape: np.ndarray) -> Old:
         old = Old(
             *(np.zeros(batch.tokens.shape, np.float32) for _ in range(3)), np.zeros(batch.rewards.shape, np.float32)
         )
         for rows, width, *part in parts(batch, np.arange(len(batch.tokens) - 1), *shape):
-            mine, theirs = jax.device_get((measure(params, frozen, *part), measure(reference, frozen, *part)))
+            mine, theirs = placement.fetch((measure(params, frozen, *part), measure(reference, frozen, *part)))
             for field, found in zip(old, (mine[0], theirs[0], mine[1]), strict=False):
                 field[rows, :width] = found
             old.values[rows] = mine[2]
@@ -236,7 +237,7 @@ def make_update(
                 }
                 total, shares = jax.tree.map(jnp.zeros_like, state.params), []
                 for micro, width, *part in parts(batch, rows, lengths, group):
-                    aims = (place(crop(aim, micro, width)) for aim in (old, goal))
+                    aims = (placement.rows(crop(aim, micro, width)) for aim in (old, goal))
                     total, figured = accumulate(total, state.params, frozen, *part, *aims, counts)
                     shares.append(figured)
                 summed = _sum(jax.device_get(shares))
@@ -401,7 +402,7 @@ def train(
     panel: Panel,
     seed: int,
     validate: Callable[[nnx.State], float] | None = None,
-    place: Callable[[Any], Any] = lambda rows: rows,
+    placement: Placement = HERE,
 ) -> TrainState:
     """Trains for config.iterations iterations, going on from the last checkpoint if there is one.
 
@@ -419,12 +420,12 @@ def train(
         panel: gets a record each iteration.
         seed: of the order of episodes.
         validate: how good parameters are, larger is better; asked at each checkpoint.
-        place: puts arrays of rows on their devices, `sharding.Placement.rows`.
+        placement: where batches go.
 
     Raises:
         InputError, FloatingPointError: see `make_update`.
     """
-    update = make_update(graphdef, config, buckets, turns, panel.directory, place)
+    update = make_update(graphdef, config, buckets, turns, panel.directory, placement)
     reference = copy(state.params)
     start, state, extra = checkpoints.latest(state) or (0, copy(state), {"panel": 0})
     panel.rewind(extra["panel"], start)

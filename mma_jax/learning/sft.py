@@ -22,6 +22,7 @@ from mma_jax.learning.checkpoint import Checkpoints
 from mma_jax.learning.panel import Panel
 from mma_jax.learning.sequences import Batch, Sequence, bucket_of, pad
 from mma_jax.learning.state import TrainState, adam, apply, copy, create, for_policy_and_value, stop_if_stuck
+from mma_jax.models.sharding import HERE, Placement
 from mma_jax.types import InputError
 
 MEANS = ("token", "turn")
@@ -119,7 +120,7 @@ def train(
     panel: Panel,
     seed: int,
     validate: Callable[[nnx.State], float] | None = None,
-    place: Callable[[Batch], Batch] = lambda batch: batch,
+    placement: Placement = HERE,
 ) -> TrainState:
     """Trains for config.steps updates, going on from the last checkpoint if there is one.
 
@@ -134,7 +135,7 @@ def train(
         panel: gets the mean loss every config.log_every steps and at each checkpoint.
         seed: of the data's order.
         validate: how good parameters are, larger is better; asked at each checkpoint.
-        place: puts a batch on its devices, `sharding.Placement.rows`.
+        placement: where batches go.
 
     Raises:
         InputError: no sequences, or one that is too long.
@@ -149,7 +150,7 @@ def train(
     with interrupts.deferred() as stopping:
         for done in tqdm(range(start + 1, config.steps + 1), initial=start, total=config.steps, desc="sft"):
             batch = next(data)
-            state, metrics = step(state, frozen, place(batch))
+            state, metrics = step(state, frozen, placement.rows(batch))
             stop_if_stuck(state, config.nonfinite_limit, batch._asdict(), panel.directory)
             recent.append(metrics)
             due = done % config.checkpoint_every == 0 or done == config.steps or stopping()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -17,6 +15,7 @@ from tqdm import tqdm
 
 from mma_jax.models import quantize, tensors
 from mma_jax.models.llama import Llama, LlamaConfig, RopeScaling
+from mma_jax.models.sharding import HERE, Placement
 from mma_jax.types import InputError
 
 _DTYPES = ("F32", "BF16", "F16")
@@ -28,17 +27,13 @@ L0_TINY = pathlib.Path(__file__).parent.parent / "assets" / "l0_tiny"
 """The embedded base model, made by `--config.run=pretrain`; what an empty config.model.path means."""
 
 
-Placing = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
-"""(dotted path of a parameter, its shape) -> where it goes."""
-
-
 def load_llama(
     folder: str | os.PathLike,
     dtype=jnp.float32,
     param_dtype=jnp.float32,
     *,
     int8: bool = False,
-    place: Placing | None = None,
+    placement: Placement = HERE,
 ) -> Llama:
     """Reads a folder that `transformers` wrote for `LlamaForCausalLM`.
 
@@ -50,7 +45,7 @@ def load_llama(
         dtype: of activations.
         param_dtype: of weights.
         int8: keep projections, embedding and head as `quantize` would make them; norms stay `param_dtype`.
-        place: where each parameter goes, `sharding.Placement.parameter`; None for the default device.
+        placement: where parameters go.
 
     Raises:
         InputError: no such folder or file, not a Llama or a variant we lack, a broken file, a missing or unexpected
@@ -75,19 +70,9 @@ def load_llama(
         array = array.T if _is_projection(name) else array
         if leaf.dtype == jnp.int8:
             array, scales = quantize.to_int8(array, axis=0 if _is_projection(name) else 1)
-            _put(leaves, quantize.scales_of(ours), scales, place)
-        _put(leaves, ours, array, place)
+            leaves[quantize.scales_of(ours)].set_value(placement.parameter(quantize.scales_of(ours), scales))
+        leaf.set_value(placement.parameter(ours, np.ascontiguousarray(array, leaf.dtype)))
     return model
-
-
-def _put(leaves: dict[str, nnx.Variable], name: str, array: np.ndarray, place: Placing | None) -> None:
-    """A host's array to the devices that hold a part of it; in a multi-host run each host puts its own parts."""
-    array = np.ascontiguousarray(array, leaves[name].dtype)
-    if place is None:
-        leaves[name].set_value(jnp.asarray(array))
-        return
-    where = place(name, array.shape)
-    leaves[name].set_value(jax.make_array_from_callback(array.shape, where, lambda index: array[index]))
 
 
 def save_llama(model: Llama, folder: str | os.PathLike, dtype=None) -> None:

@@ -14,7 +14,9 @@ import math
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mma_jax.types import InputError
@@ -76,17 +78,19 @@ def fitted(axes: tuple, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
 
 
 class Placement:
-    """Puts a run's arrays on a mesh; on a mesh of one device, wherever JAX would.
+    """Puts a run's arrays on a mesh, and fetches them back; on a single device it leaves them alone.
 
     Every host holds what it puts as a whole, equal to that of the others, and gives its devices their parts.
+
+    mesh: None for the devices' default.
     """
 
-    def __init__(self, mesh: Mesh):
-        self.mesh = mesh
+    def __init__(self, mesh: Mesh | None = None):
+        self.mesh = mesh if mesh is not None and mesh.size > 1 else None
 
-    def parameter(self, path: str, shape: tuple[int, ...]) -> NamedSharding:
-        """Of one parameter, as `convert.load_llama` asks for it."""
-        return fitted(spec(path, shape), shape, self.mesh)
+    def parameter(self, path: str, array: np.ndarray) -> jax.Array:
+        """One parameter by its dotted path, as `convert.load_llama` reads it."""
+        return jnp.asarray(array) if self.mesh is None else self._put(array, spec(path, array.shape))
 
     def weights(self, tree: Tree) -> Tree:
         """Parameters, an optimizer's state, or a state that holds both."""
@@ -94,15 +98,27 @@ class Placement:
         def place(path, leaf):
             return self._put(leaf, spec(jax.tree_util.keystr(path, simple=True, separator="."), leaf.shape))
 
-        return jax.tree_util.tree_map_with_path(place, tree)
+        return tree if self.mesh is None else jax.tree_util.tree_map_with_path(place, tree)
 
     def rows(self, tree: Tree) -> Tree:
-        """Arrays whose first dimension is a batch's rows; numbers stay everywhere."""
-        return jax.tree.map(lambda leaf: self._put(leaf, (ROWS, *[None] * (np.ndim(leaf) - 1))[: np.ndim(leaf)]), tree)
+        """Arrays whose first dimension is a batch's rows; numbers go everywhere."""
 
-    def _put(self, leaf, axes: tuple):
-        if self.mesh.size == 1:
-            return leaf
+        def place(leaf):
+            return self._put(leaf, (ROWS, *[None] * np.ndim(leaf))[: np.ndim(leaf)])
+
+        return tree if self.mesh is None else jax.tree.map(place, tree)
+
+    def fetch(self, tree: Tree) -> Tree:
+        """Whole arrays as numpy, on every host; all hosts must ask."""
+        if self.mesh is None or jax.process_count() == 1:
+            return jax.device_get(tree)
+        return multihost_utils.process_allgather(tree, tiled=True)
+
+    def _put(self, leaf, axes: tuple) -> jax.Array:
         array = np.asarray(leaf)
         where = fitted(axes, array.shape, self.mesh)
         return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
+
+
+HERE = Placement()
+"""On one device."""

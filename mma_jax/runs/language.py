@@ -45,24 +45,33 @@ class Language:
         self.tokenizer = load_tokenizer(self.folder)
         self.chat = Chat(self.tokenizer)
         self.placement = Placement(make_mesh(**config.mesh))
-        dtype = jnp.dtype(config.model.dtype)
-        self.base = load_llama(self.folder, dtype, dtype, int8=config.model.int8, place=self.placement.parameter)
+        self._own = self.placement  # what rollouts run on: this process's devices alone, see `runs.hosts`
+        if jax.process_count() > 1:
+            self._own = Placement(make_mesh(devices=jax.local_devices()))
+        self.base = self._load(self._own)
         if self.base.config.vocab_size < self.tokenizer.vocab_size:
             raise InputError(
                 f"{self.folder}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model's embedding "
                 f"{self.base.config.vocab_size}: they are not of one checkpoint"
             )
-        self.graph, _, self.frozen = nnx.split(self._actor(0), TRAINABLE, ...)
+        self.graph, _, self._playing = nnx.split(self._actor(self.base, 0), TRAINABLE, ...)
+        self.frozen = self._playing
+        if self._own is not self.placement:
+            self.frozen = nnx.split(self._actor(self._load(self.placement), 0), TRAINABLE, ...)[2]
 
-    def _actor(self, seed: int) -> ActorCritic:
-        model = nnx.clone(self.base)
+    def _load(self, placement: Placement) -> Llama:
+        dtype = jnp.dtype(self.config.model.dtype)
+        return load_llama(self.folder, dtype, dtype, int8=self.config.model.int8, placement=placement)
+
+    def _actor(self, base: Llama, seed: int) -> ActorCritic:
+        model = nnx.clone(base)
         targets, settings = listed(self.config.model.lora_targets), self.config.model
         add_lora(model, settings.lora_rank, settings.lora_alpha, targets, nnx.Rngs(seed))
         return ActorCritic(model, settings.value_hidden, nnx.Rngs(seed + 1))
 
     def adapter(self, seed: int) -> nnx.State:
         """LoRA and value head before any training: the base model's own behavior, V = 0."""
-        return self.placement.weights(nnx.split(self._actor(seed), TRAINABLE, ...)[1])
+        return self.placement.weights(nnx.split(self._actor(self.base, seed), TRAINABLE, ...)[1])
 
     @functools.cached_property
     def buckets(self) -> tuple[int, ...]:
@@ -85,8 +94,10 @@ class Language:
         return grammar.forced_next(self.tokenizer, grammar.examples(self.config.pool.size))
 
     def state(self, adapter: nnx.State) -> nnx.State:
-        """What the sampler takes: all weights."""
-        return nnx.merge_state(adapter, self.frozen)
+        """What the sampler takes: all weights, on this process's devices."""
+        if self._own is not self.placement:
+            adapter = self._own.weights(self.placement.fetch(adapter))
+        return nnx.merge_state(adapter, self._playing)
 
     def play(
         self,

@@ -25,7 +25,7 @@ from mma_jax.evaluation.experiment import Experiment
 from mma_jax.learning import ppo, sft
 from mma_jax.learning.checkpoint import Checkpoints
 from mma_jax.learning.panel import Panel
-from mma_jax.runs import prepare
+from mma_jax.runs import hosts, prepare
 from mma_jax.runs.language import Language, rates
 from mma_jax.runs.prepare import experiment
 from mma_jax.types import FAMILIES, Episode
@@ -55,6 +55,7 @@ def run(config, directory: Path, dry_run: bool) -> None:
     if dry_run:
         prepare.run(config, directory, dry_run)
         return
+    hosts.alone(lambda: prepare.run(config, directory, dry_run), "data")
     made = experiment(config, directory)
     wanted = [(name, seed) for name in prepare.methods(made) if name in RECIPES for seed in seeds(config)]
     if wanted:
@@ -76,7 +77,8 @@ class Trainer:
             return self.language.adapter(seed)
         recipe = RECIPES[name]
         directory = self.made.directory / "train" / name / str(seed)
-        panel, checkpoints = Panel(directory, self.config.alarms), Checkpoints(directory / "checkpoints", KEEP)
+        panel = Panel(directory, self.config.alarms, writes=hosts.first())
+        checkpoints = Checkpoints(directory / "checkpoints", KEEP)
         try:
             if recipe.start:
                 return self._reinforce(recipe, self.adapter(recipe.start, seed), seed, panel, checkpoints)
@@ -102,7 +104,7 @@ class Trainer:
             checkpoints,
             panel,
             data,
-            place=language.placement.rows,
+            placement=language.placement,
         ).params
 
     @functools.cache  # noqa: B019 - the same for every seed
@@ -135,7 +137,7 @@ class Trainer:
                 panel,
                 seed,
                 validate=self.validation(recipe) if config.validate else None,
-                place=language.placement.rows,
+                placement=language.placement,
             )
         _, chosen, _ = checkpoints.best(state) or checkpoints.latest(state)
         return chosen.params
@@ -187,14 +189,19 @@ class Trainer:
                 for e in _sample(rng, support[names[f]], n)
             ]
             played = self.language.play(
-                params, env, episodes, temperature=config.temperature, key=(seed, iteration), samples=config.samples
+                params,
+                env,
+                hosts.mine(episodes),
+                temperature=config.temperature,
+                key=(seed, iteration),
+                samples=config.samples,
             )
-            measured = rates(played)
+            measured = hosts.mean(rates(played))
             if iteration % config.query_every == 0 or iteration == config.iterations - 1:
                 measured |= look(params, iteration)
             if config.credit == "candidate":
-                return credit.by_candidate(played, env.options.alpha, self.language.tokenizer), measured
-            return [one.sequence for one in played], measured
+                return hosts.share(credit.by_candidate(played, env.options.alpha, self.language.tokenizer)), measured
+            return hosts.share([one.sequence for one in played]), measured
 
         def look(params: nnx.State, iteration: int) -> dict[str, float]:
             episodes = [e for found in query.values() for e in found[: config.query]]

@@ -58,7 +58,7 @@ def run(sizes, int8):
     for _ in range(3):
         state, metrics = step(state, frozen, batch)
         figures += [float(metrics["loss"]), float(metrics["grad_norm"])]
-    spread = len({str(leaf.sharding.spec) for leaf in jax.tree.leaves(frozen)}) if placement.mesh.size > 1 else 1
+    spread = len({str(leaf.sharding.spec) for leaf in jax.tree.leaves(frozen)}) if placement.mesh is not None else 1
     return {"figures": figures, "said": said, "spread": spread}
 
 meshes = json.loads(sys.argv[2])

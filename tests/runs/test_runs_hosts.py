@@ -1,0 +1,141 @@
+"""Two processes train what one does; a process that dies takes the others with it, and the rerun goes on."""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mma_jax.learning.sequences import Sequence
+from mma_jax.runs import hosts
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {
+    "methods": "MMA-Auto",
+    "protocols": "ooma",
+    "world.n_items": 120,
+    "world.n_users": 250,
+    "world.images": False,
+    "pool.size": 5,
+    "episodes.train": 60,
+    "episodes.valid": 6,
+    "episodes.test": 8,
+    "env.turns": 3,
+    "env.context": 512,
+    "sampler.slots": "512",
+    "sampler.chunks": "32,256",
+    "sampler.max_new": 24,
+    "sampler.rows": 8,
+    "model.lengths": "512",
+    "sft.steps": 4,
+    "sft.batch": 4,
+    "sft.episodes": 20,
+    "sft.checkpoint_every": 2,
+    "ppo.iterations": 3,
+    "ppo.prompts": 4,
+    "ppo.samples": 2,
+    "ppo.query": 1,
+    "ppo.value_only": 0,
+    "ppo.checkpoint_every": 1,
+    "ppo.micro_batch": 4,
+    "ppo.temperature": 1.0,
+}
+
+
+def start(workdir, count, index, port, extra=()):
+    words = [sys.executable, "-m", "mma_jax.main", "--config=configs/demo.py", f"--workdir={workdir}"]
+    words += [f"--config.{key}={value}" for key, value in SETTINGS.items()] + ["--config.run=train", *extra]
+    if count > 1:
+        words += ["--distributed", f"--coordinator=localhost:{port}", f"--processes={count}", f"--process={index}"]
+    return subprocess.Popen(
+        words,
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def together(workdir, extra=()):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    return [start(workdir, 2, index, port, extra) for index in range(2)]
+
+
+def ended(processes):
+    return [(process.communicate(timeout=300)[0], process.returncode) for process in processes]
+
+
+def panel(workdir, method):
+    return [json.loads(line) for line in (workdir / "train" / method / "0" / "panel.jsonl").open()]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("alone")
+    [(text, code)] = ended([start(workdir, 1, 0, 0)])
+    assert code == 0, text[-3000:]
+    return workdir
+
+
+def test_two_processes_train_what_one_does_killed_and_rerun(alone, tmp_path):
+    """One of them is killed in the middle of PPO: the other ends soon, by itself, and the rerun finishes."""
+    processes = together(tmp_path)
+    log = tmp_path / "train" / "MMA-Auto" / "0" / "panel.jsonl"
+    while not (log.exists() and log.read_bytes().count(b"\n") >= 1):
+        assert all(process.poll() is None for process in processes), ended(processes)
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGKILL)
+    (text, code), _ = ended(processes)
+    assert code != 0, text[-2000:]
+    for text, code in ended(together(tmp_path)):
+        assert code == 0, text[-3000:]
+    for method in ("MMA-SFT", "MMA-Auto"):
+        ours, theirs = panel(tmp_path, method), panel(alone, method)
+        assert len(ours) == len(theirs)
+        for mine, other in zip(ours, theirs, strict=True):
+            assert mine["iteration"] == other["iteration"]
+            np.testing.assert_allclose(mine["loss"], other["loss"], rtol=1e-3, atol=1e-5)
+            np.testing.assert_allclose(mine["grad_norm"], other["grad_norm"], rtol=1e-3)
+    assert [line["reward"] for line in panel(tmp_path, "MMA-Auto")] == pytest.approx(
+        [line["reward"] for line in panel(alone, "MMA-Auto")]
+    )
+
+
+def test_distributed_is_for_training(tmp_path):
+    [(text, code)] = ended([start(tmp_path, 2, 0, 1, ("--config.run=report",))])
+    assert code == 2 and "--distributed is for --config.run=train" in text
+
+
+def test_sequences_survive_the_wire():
+    one = Sequence(
+        np.arange(5, dtype=np.int32),
+        np.array([False, False, True, True, False]),
+        np.array([-1, -1, 0, 0, -1], np.int32),
+        np.array([1], np.int32),
+        np.array([0.5], np.float32),
+        np.zeros(5, np.float32),
+        "épisode 1",
+        "full",
+        np.full(5, np.nan, np.float32),
+    )
+    plain = dataclasses.replace(one, episode="b", family="x", credit=None)
+    found = hosts._unpack(hosts._pack([one, plain]))
+    for sent, got in zip((one, plain), found, strict=True):
+        assert (sent.episode, sent.family) == (got.episode, got.family)
+        for name in hosts._ARRAYS:
+            if getattr(sent, name) is None:
+                assert getattr(got, name) is None
+            else:
+                np.testing.assert_array_equal(getattr(sent, name), getattr(got, name))
+                assert getattr(sent, name).dtype == getattr(got, name).dtype
+    assert hosts._unpack(hosts._pack([])) == []
