@@ -54,9 +54,9 @@ def supervise(processes: list[subprocess.Popen], grace: float = 120.0) -> int:
 
     The first exit code that is not 0, else 0.
     """
-    while any(process.poll() is None for process in processes) and not any(p.returncode for p in processes):
+    while None in (codes := [process.poll() for process in processes]) and not any(codes):
         time.sleep(0.2)
-    code = next((process.returncode for process in processes if process.returncode), 0)
+    code = next(filter(None, codes), 0)
     for process in processes:
         process.terminate()
     for process in processes:
