@@ -12,6 +12,13 @@ def get_config():
     config.seeds = "0,1,2"
     config.protocols = "ooma,interactive"
     config.episodes.train = 2000
-    config.episodes.valid = 300
+    config.episodes.valid = 200
     config.episodes.test = 1000
+    config.eval.language_protocols = "ooma,interactive"
+    config.sft.steps = 600
+    config.sft.episodes = 2000
+    config.ppo.prompts = 32
+    config.ppo.lr = 3e-4
+    config.ppo.validate = 60
+    config.ppo.checkpoint_every = 4
     return config

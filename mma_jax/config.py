@@ -220,6 +220,7 @@ def generated_world(preset: str = "default") -> ConfigDict:
     config.ppo.prompts = 16
     config.ppo.samples = 4
     config.ppo.baseline = "siblings"
+    config.ppo.credit = "candidate"
     config.ppo.temperature = 0.4
     config.ppo.lr = 5e-4
     config.ppo.value_lr = 3e-3

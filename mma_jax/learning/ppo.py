@@ -124,6 +124,43 @@ def targets(
     return Targets(advantages, goals, to_go, credit)
 
 
+def make_passes(graphdef: nnx.GraphDef, config: Any) -> tuple[Callable, Callable]:
+    """The two jitted passes over a micro-batch.
+
+    Args:
+        graphdef: of the ActorCritic, split by heads.TRAINABLE.
+        config: config.ppo.
+
+    Returns:
+        measure(params, frozen, batch, packed) -> (log-probabilities [N, T], entropies [N, T], values [N, M]), and
+        accumulate(total, params, frozen, batch, packed, old, goal, counts) -> (total + gradient, figures), which
+        consumes `total`. The arguments are as in `objective`.
+    """
+
+    def forward(params: nnx.State, frozen: nnx.State, batch: Batch, packed: Packed) -> tuple[jax.Array, ...]:
+        actor_critic = nnx.merge(graphdef, params, frozen)
+        model = actor_critic.model
+        hidden = model(packed.tokens, packed.position, packed.segment, remat=config.remat)
+        hidden = hidden.reshape(-1, hidden.shape[-1])[packed.place]
+        measured = losses.token_logprobs(model.logits, hidden, batch.tokens, batch.action, config.temperature)
+        at_starts = jnp.take_along_axis(hidden, batch.starts[..., None], axis=1)
+        return *measured, jnp.where(batch.turn_mask, actor_critic.values(at_starts), 0.0)
+
+    def loss_fn(params, frozen, batch: Batch, packed: Packed, old: Old, goal: Targets, counts: dict):
+        logprobs, entropy, values = forward(params, frozen, batch, packed)
+        loss, figures = objective(logprobs, entropy, values, batch, old, goal, counts, config)
+        return loss, {"loss": loss, **figures}
+
+    measure = jax.jit(forward)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def accumulate(total: nnx.State, params: nnx.State, frozen: nnx.State, *inputs: Any) -> tuple[nnx.State, dict]:
+        gradient, figures = jax.grad(loss_fn, has_aux=True)(params, frozen, *inputs)
+        return jax.tree.map(jnp.add, total, gradient), figures
+
+    return measure, accumulate
+
+
 def make_update(
     graphdef: nnx.GraphDef,
     config: Any,
@@ -160,26 +197,7 @@ def make_update(
         raise InputError(f"a length bucket of {min(buckets)} tokens cannot hold {turns} turns: leave it out")
     optimizer = _optimizer(config)
 
-    def forward(params: nnx.State, frozen: nnx.State, batch: Batch, packed: Packed) -> tuple[jax.Array, ...]:
-        actor_critic = nnx.merge(graphdef, params, frozen)
-        model = actor_critic.model
-        hidden = model(packed.tokens, packed.position, packed.segment, remat=config.remat)
-        hidden = hidden.reshape(-1, hidden.shape[-1])[packed.place]
-        measured = losses.token_logprobs(model.logits, hidden, batch.tokens, batch.action, config.temperature)
-        at_starts = jnp.take_along_axis(hidden, batch.starts[..., None], axis=1)
-        return *measured, jnp.where(batch.turn_mask, actor_critic.values(at_starts), 0.0)
-
-    def loss_fn(params, frozen, batch: Batch, packed: Packed, old: Old, goal: Targets, counts: dict):
-        logprobs, entropy, values = forward(params, frozen, batch, packed)
-        loss, figures = objective(logprobs, entropy, values, batch, old, goal, counts, config)
-        return loss, {"loss": loss, **figures}
-
-    measure = jax.jit(forward)
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def accumulate(total: nnx.State, params: nnx.State, frozen: nnx.State, *inputs: Any) -> tuple[nnx.State, dict]:
-        gradient, figures = jax.grad(loss_fn, has_aux=True)(params, frozen, *inputs)
-        return jax.tree.map(jnp.add, total, gradient), figures
+    measure, accumulate = make_passes(graphdef, config)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def apply_sum(state: TrainState, loss: jax.Array, gradient: nnx.State, learn_policy: bool):

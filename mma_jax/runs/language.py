@@ -16,12 +16,13 @@ from mma_jax.agents.language_model import Played
 from mma_jax.envs.environment import Environment
 from mma_jax.envs.observations import NULL
 from mma_jax.evaluation.checks import listed, numbers
-from mma_jax.models.convert import L0_TINY, load_llama, read_config
+from mma_jax.models.convert import L0_TINY, load_llama
 from mma_jax.models.heads import TRAINABLE, ActorCritic
-from mma_jax.models.llama import Llama, LlamaConfig
+from mma_jax.models.llama import Llama
 from mma_jax.models.lora import add_lora
 from mma_jax.models.sharding import Placement, make_mesh
 from mma_jax.models.tokenizer import Chat, load_tokenizer
+from mma_jax.runs import aot
 from mma_jax.sampling import grammar
 from mma_jax.sampling.sampler import Sampler
 from mma_jax.types import Episode, InputError
@@ -156,24 +157,21 @@ def check(config) -> None:
 def plan(config) -> list[tuple[str, str]]:
     """Parameters and memory of the agents' model, from shapes alone: rows (name, value)."""
     folder = Path(config.model.path or L0_TINY)
-    there = (folder / "config.json").is_file()
-    shape = read_config(folder) if there else LlamaConfig()
-    size = jnp.dtype(config.model.dtype).itemsize
-
-    def build() -> ActorCritic:
-        model = Llama(shape, rngs=nnx.Rngs(0), param_dtype=jnp.dtype(config.model.dtype))
-        add_lora(model, config.model.lora_rank, config.model.lora_alpha, listed(config.model.lora_targets), nnx.Rngs(0))
-        return ActorCritic(model, config.model.value_hidden, nnx.Rngs(0))
-
-    trained, frozen = nnx.split_state(nnx.state(nnx.eval_shape(build)), TRAINABLE, ...)
+    there, shape = (folder / "config.json").is_file(), aot.shape_of(config)
+    trained, frozen = nnx.split_state(nnx.state(aot.actor_critic(config)), TRAINABLE, ...)
     adapters, base = (sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part)) for part in (trained, frozen))
+    held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(frozen))
     slots = min(config.env.context, max(numbers(config, "sampler.slots")))
-    cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * size
+    cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * jnp.dtype(config.model.dtype).itemsize
     rows = config.sampler.rows
+    split = max(1, config.mesh.data) * config.mesh.fsdp * config.mesh.tensor > 1
     return [
         ("checkpoint", f"{folder}" if there else f"{folder} (not there: planned for the shape of Llama-3-8B)"),
         ("shape", f"{shape.layers} layers of width {shape.width}, {shape.heads}/{shape.kv_heads} heads"),
-        ("base parameters, frozen", f"{base:,}, {base * size / 2**30:.2f} GiB as {config.model.dtype}"),
+        (
+            "base parameters, frozen",
+            f"{base:,}, {held / 2**30:.2f} GiB as {'int8' if config.model.int8 else config.model.dtype}",
+        ),
         ("LoRA and value head, trained", f"{adapters:,}, {3 * adapters * 4 / 2**20:.1f} MiB with Adam's moments"),
         ("key/value cache", f"{rows} rows x {slots} tokens, {rows * slots * cache / 2**30:.2f} GiB"),
         ("SFT", f"{config.sft.steps} steps x {config.sft.batch} episodes, scores from {config.sft.scores}"),
@@ -182,6 +180,7 @@ def plan(config) -> list[tuple[str, str]]:
             f"{config.ppo.iterations} iterations x {config.ppo.prompts} episodes x {config.ppo.samples} samples, "
             f"ratio {config.ppo.ratio}, temperature {config.ppo.temperature}",
         ),
+        *(aot.table(config) if config.model.path or split else []),
     ]
 
 

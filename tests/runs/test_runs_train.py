@@ -45,7 +45,7 @@ def config(checkpoint):
     config.sft.steps, config.sft.batch, config.sft.episodes, config.sft.checkpoint_every = 4, 4, 20, 2
     config.ppo.iterations, config.ppo.prompts, config.ppo.samples, config.ppo.query = 2, 2, 2, 1
     config.ppo.value_only, config.ppo.checkpoint_every, config.ppo.temperature, config.ppo.validate = 0, 1, 1.0, 1
-    config.ppo.baseline, config.ppo.credit, config.ppo.lr = "siblings", "candidate", 0.1
+    config.ppo.baseline, config.ppo.credit = "siblings", "candidate"
     config.eval.bootstrap, config.eval.traces, config.eval.probes = 20, 1, 2
     return config
 

@@ -1,0 +1,185 @@
+"""What the device programs of a config need, compiled ahead of time from shapes alone: no weight is read or made.
+
+`measure` compiles for as many virtual CPU devices as config.mesh asks for, in a process of its own. The compiler's
+figures are per device. On CPU they are an upper bound for int8: XLA:CPU widens weights before it multiplies.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from mma_jax.evaluation.checks import listed, numbers
+from mma_jax.learning import ppo
+from mma_jax.learning.sequences import Batch
+from mma_jax.learning.sharing import Packed
+from mma_jax.models import sharding
+from mma_jax.models.convert import L0_TINY, read_config
+from mma_jax.models.heads import TRAINABLE, ActorCritic
+from mma_jax.models.llama import Llama, LlamaConfig, empty_caches
+from mma_jax.models.lora import add_lora
+from mma_jax.models.quantize import quantize
+from mma_jax.sampling.sampler import Sampler
+from mma_jax.types import InputError
+
+KINDS = ("arguments", "outputs", "temporaries")
+
+
+def shape_of(config) -> LlamaConfig:
+    """Of the model in config.model.path; Llama-3-8B's where no such folder is."""
+    folder = Path(config.model.path or L0_TINY)
+    return read_config(folder) if (folder / "config.json").is_file() else LlamaConfig()
+
+
+def actor_critic(config) -> ActorCritic:
+    """The agent's model as shapes."""
+    shape, dtype, settings = shape_of(config), jnp.dtype(config.model.dtype), config.model
+    base = nnx.eval_shape(lambda: Llama(shape, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype))
+    if settings.int8:
+        quantize(base)
+    graph, state = nnx.split(base)
+
+    def adapted(state: nnx.State) -> ActorCritic:
+        model = nnx.merge(graph, state)
+        add_lora(model, settings.lora_rank, settings.lora_alpha, listed(settings.lora_targets), nnx.Rngs(0))
+        return ActorCritic(model, settings.value_hidden, nnx.Rngs(0))
+
+    return nnx.eval_shape(adapted, state)
+
+
+def programs(config, mesh: jax.sharding.Mesh) -> dict[str, dict[str, int]]:
+    """Program -> {"arguments", "outputs", "temporaries"} in bytes per device; outputs that reuse arguments are not
+    counted twice."""
+    graph, params, frozen = nnx.split(actor_critic(config), TRAINABLE, ...)
+    params, frozen = _placed(params, mesh), _placed(frozen, mesh)
+    return {**_sampling(config, mesh, graph, params, frozen), **_learning(config, mesh, graph, params, frozen)}
+
+
+def _sampling(config, mesh, graph, params, frozen) -> dict[str, dict[str, int]]:
+    shape, rows = shape_of(config), config.sampler.rows
+    slots = min(config.env.context, max(numbers(config, "sampler.slots")))
+    chunk = max(n for n in numbers(config, "sampler.chunks") if n <= slots)
+    state = nnx.merge_state(params, frozen)
+    sampler = Sampler(nnx.merge(graph, params, frozen), (0,), (slots,), (chunk,), block=rows)
+    dtype = jnp.dtype(config.model.dtype)
+    caches = jax.eval_shape(lambda: empty_caches(shape, rows, sampler.width(slots), dtype))
+    caches = jax.tree.map(lambda leaf: _spread(leaf, (sharding.ROWS, "tensor", None, None), mesh), caches)
+
+    def array(*sizes: int, dtype=jnp.int32):
+        leaf = jax.ShapeDtypeStruct(sizes, dtype)
+        return _spread(leaf, (sharding.ROWS, *[None] * len(sizes))[: len(sizes)], mesh)
+
+    ints = [array(rows) for _ in range(3)]
+    decode = sampler.decode.lower(
+        state, *ints, array(rows, 2, dtype=jnp.uint32), np.float32(0), np.int32(0), caches=caches
+    )
+    prefill = sampler.prefill.lower(state, array(rows, chunk), array(rows), caches=caches)
+    return {f"sampling, {rows} x {slots}": _memory(decode), f"prompts, {rows} x {chunk}": _memory(prefill)}
+
+
+def _learning(config, mesh, graph, params, frozen) -> dict[str, dict[str, int]]:
+    settings, turns = config.ppo, config.env.turns
+    length = max(numbers(config, "model.lengths" if config.model.lengths else "sampler.slots"))
+    rows, packs = settings.micro_batch, -(-settings.micro_batch // settings.samples)
+
+    def array(*sizes: int, dtype=jnp.int32):
+        leaf = jax.ShapeDtypeStruct(sizes, dtype)
+        return _spread(leaf, (sharding.ROWS, *[None] * len(sizes))[: len(sizes)], mesh)
+
+    def floats(*sizes: int):
+        return array(*sizes, dtype=jnp.float32)
+
+    batch = Batch(
+        tokens=array(rows, length),
+        action=array(rows, length, dtype=bool),
+        turn=array(rows, length),
+        starts=array(rows, turns),
+        rewards=floats(rows, turns),
+        turn_mask=array(rows, turns, dtype=bool),
+        logprobs=floats(rows, length),
+        credit=floats(rows, length),
+    )
+    packed = Packed(*[array(packs, length) for _ in range(3)], array(rows, length))
+    old = ppo.Old(*[floats(rows, length) for _ in range(3)], floats(rows, turns))
+    goal = ppo.Targets(*[floats(rows, turns) for _ in range(3)], floats(rows, length))
+    counts = {"tokens": np.float32(1), "turns": np.float32(1)}
+    _, accumulate = ppo.make_passes(graph, settings)
+    lowered = accumulate.lower(params, params, frozen, batch, packed, old, goal, counts)
+    return {f"PPO gradient, {rows} x {length}": _memory(lowered)}
+
+
+def _placed(tree, mesh):
+    def place(path, leaf):
+        axes = sharding.spec(jax.tree_util.keystr(path, simple=True, separator="."), leaf.shape)
+        return _spread(leaf, axes, mesh)
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def _spread(leaf, axes: tuple, mesh) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding.fitted(axes, leaf.shape, mesh))
+
+
+def _memory(lowered) -> dict[str, int]:
+    found = lowered.compile().memory_analysis()
+    outputs = found.output_size_in_bytes - found.alias_size_in_bytes
+    return dict(zip(KINDS, (found.argument_size_in_bytes, outputs, found.temp_size_in_bytes), strict=True))
+
+
+def measure(config) -> dict[str, dict[str, int]]:
+    """`programs` on the mesh of the config, an axis of -1 standing for 1, in a process that has the devices.
+
+    Raises:
+        InputError: the programs do not compile, for example because the settings contradict each other.
+    """
+    sizes = _sizes(config)
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={math.prod(sizes)}"
+    done = subprocess.run(
+        [sys.executable, "-m", "mma_jax.runs.aot", json.dumps(sizes)],
+        input=config.to_json(),
+        env=os.environ | {"XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu", "JAX_TRACEBACK_FILTERING": "off"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise InputError(f"the device programs do not compile: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(config) -> list[tuple[str, str]]:
+    """Rows (program, memory per device), from `measure`."""
+    said = "x".join(map(str, _sizes(config)))
+    return [
+        (
+            f"{name} on {said} devices",
+            f"{sum(memory.values()) / 2**30:.2f} GiB each: "
+            + ", ".join(f"{kind} {size / 2**30:.2f}" for kind, size in memory.items()),
+        )
+        for name, memory in measure(config).items()
+    ]
+
+
+def _sizes(config) -> list[int]:
+    return [max(1, config.mesh[axis]) for axis in sharding.AXES]
+
+
+def main() -> None:
+    """In a process that has the devices: config on stdin, sizes of the mesh as argument, JSON on stdout."""
+    sizes, config = json.loads(sys.argv[1]), ConfigDict(json.loads(sys.stdin.read()))
+    mesh = sharding.make_mesh(*sizes, devices=jax.devices()[: math.prod(sizes)])
+    print(json.dumps(programs(config, mesh)))
+
+
+if __name__ == "__main__":
+    main()
