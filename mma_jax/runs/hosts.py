@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from mma_jax.learning import sequences
 from mma_jax.types import InputError
 
+HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead, and all end
 _ARRAYS = ("tokens", "action", "turn", "starts", "rewards", "logprobs", "credit")
 
 
@@ -32,7 +33,7 @@ def join(coordinator: str, count: int, index: int) -> None:
     """
     named = dict(coordinator_address=coordinator, num_processes=count, process_id=index) if coordinator else {}
     try:
-        jax.distributed.initialize(**named)
+        jax.distributed.initialize(**named, heartbeat_timeout_seconds=HEARTBEAT)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"--distributed: the processes do not meet ({str(error).splitlines()[0]})") from error
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,9 @@ import numpy as np
 import pytest
 
 from mma_jax.learning.sequences import Sequence
+from mma_jax.models.convert import L0_TINY, save_llama
+from mma_jax.models.llama import Llama, LlamaConfig, nnx
+from mma_jax.models.tokenizer import load_tokenizer
 from mma_jax.runs import hosts
 
 ROOT = Path(__file__).parents[2]
@@ -49,26 +53,44 @@ SETTINGS = {
 }
 
 
-def start(workdir, count, index, port, extra=()):
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """(a base model of one layer, a folder for what has been compiled)"""
+    folder = tmp_path_factory.mktemp("model")
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        shutil.copy(L0_TINY / name, folder)
+    shape = LlamaConfig(load_tokenizer(folder).vocab_size, 32, 1, 2, 1, 16, 48, 1e4, None, 1e-5, True)
+    save_llama(Llama(shape, rngs=nnx.Rngs(0)), folder)
+    return folder, tmp_path_factory.mktemp("compiled")
+
+
+def start(small, workdir, count, index, port, extra=()):
     words = [sys.executable, "-m", "mma_jax.main", "--config=configs/demo.py", f"--workdir={workdir}"]
-    words += [f"--config.{key}={value}" for key, value in SETTINGS.items()] + ["--config.run=train", *extra]
+    words += [f"--config.{key}={value}" for key, value in SETTINGS.items()]
+    words += [f"--config.model.path={small[0]}", "--config.run=train", *extra]
     if count > 1:
         words += ["--distributed", f"--coordinator=localhost:{port}", f"--processes={count}", f"--process={index}"]
     return subprocess.Popen(
         words,
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=os.environ
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles in half the time
+            "JAX_COMPILATION_CACHE_DIR": str(small[1]),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
 
 
-def together(workdir, extra=()):
+def together(small, workdir, extra=()):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    return [start(workdir, 2, index, port, extra) for index in range(2)]
+    return [start(small, workdir, 2, index, port, extra) for index in range(2)]
 
 
 def ended(processes):
@@ -80,16 +102,16 @@ def panel(workdir, method):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def alone(small, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("alone")
-    [(text, code)] = ended([start(workdir, 1, 0, 0)])
+    [(text, code)] = ended([start(small, workdir, 1, 0, 0)])
     assert code == 0, text[-3000:]
     return workdir
 
 
-def test_two_processes_train_what_one_does_killed_and_rerun(alone, tmp_path):
+def test_two_processes_train_what_one_does_killed_and_rerun(small, alone, tmp_path):
     """One of them is killed in the middle of PPO: the other ends soon, by itself, and the rerun finishes."""
-    processes = together(tmp_path)
+    processes = together(small, tmp_path)
     log = tmp_path / "train" / "MMA-Auto" / "0" / "panel.jsonl"
     while not (log.exists() and log.read_bytes().count(b"\n") >= 1):
         assert all(process.poll() is None for process in processes), ended(processes)
@@ -97,7 +119,7 @@ def test_two_processes_train_what_one_does_killed_and_rerun(alone, tmp_path):
     processes[1].send_signal(signal.SIGKILL)
     (text, code), _ = ended(processes)
     assert code != 0, text[-2000:]
-    for text, code in ended(together(tmp_path)):
+    for text, code in ended(together(small, tmp_path)):
         assert code == 0, text[-3000:]
     for method in ("MMA-SFT", "MMA-Auto"):
         ours, theirs = panel(tmp_path, method), panel(alone, method)
@@ -111,8 +133,8 @@ def test_two_processes_train_what_one_does_killed_and_rerun(alone, tmp_path):
     )
 
 
-def test_distributed_is_for_training(tmp_path):
-    [(text, code)] = ended([start(tmp_path, 2, 0, 1, ("--config.run=report",))])
+def test_distributed_is_for_training(small, tmp_path):
+    [(text, code)] = ended([start(small, tmp_path, 2, 0, 1, ("--config.run=report",))])
     assert code == 2 and "--distributed is for --config.run=train" in text
 
 
