@@ -25,6 +25,11 @@ def config(tmp_path_factory):
     return config
 
 
+@pytest.fixture(scope="module")
+def measured(config):
+    return aot.measure(config)
+
+
 def weights(config, fsdp, tensor):
     """Bytes of the int8 base, its scales and norms, adapters and value head, on each device."""
     split = fsdp * tensor
@@ -52,8 +57,8 @@ def test_arguments_of_sampling_are_weights_and_caches(config):
     assert all(size > 0 for size in found["PPO gradient, 4 x 64"].values())
 
 
-def test_a_mesh_splits_weights_and_rows(config):
-    found = aot.measure(config)["sampling, 4 x 64"]
+def test_a_mesh_splits_weights_and_rows(config, measured):
+    found = measured["sampling, 4 x 64"]
     caches = 2 * SHAPE.layers * (4 / 2) * (SHAPE.kv_heads / 2) * 80 * SHAPE.head_dim * 4
     assert found["arguments"] == pytest.approx(weights(config, 2, 2) + caches, rel=0.01)
 
@@ -74,7 +79,8 @@ def test_settings_that_do_not_compile_are_told(config):
         aot.table(config)
 
 
-def test_dry_run_shows_the_table(config):
+def test_dry_run_shows_the_table(config, measured, monkeypatch):
+    monkeypatch.setattr(aot, "measure", lambda _: measured)
     rows = dict(language.plan(config))
     assert "GiB each: arguments" in rows["PPO gradient, 4 x 64 on 1x2x2 devices"]
     assert "int8" in rows["base parameters, frozen"]
