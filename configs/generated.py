@@ -1,6 +1,11 @@
 """The generated world at full size: 1,000 test targets a family, three training seeds, every method and its bound.
 
-python -m mma_jax.main --config=configs/generated.py --workdir=runs/generated
+    python -m mma_jax.main --config=configs/generated.py --workdir=runs/generated
+
+Run so far: seed 0 of ReAct, MMA-SFT and MMA-Auto in "ooma" (--config.methods=scripted,ReAct,MMA-SFT,MMA-Auto
+--config.protocols=ooma --config.seeds=0; 45 minutes on 2 shared cores). NDCG@10: First-stage .266, RuleRouter-Fuse
+.267, ReAct .259, Evidence-linear .300, MMA-SFT .310, MMA-Auto .308, Bayes .364. Both MMA agents beat RuleRouter-Fuse by
+.04 (p < 1e-13 after Holm); PPO adds nothing to SFT. notebooks/LOG.md has the details.
 """
 
 from mma_jax.config import generated_world

@@ -6,7 +6,7 @@ FOLDER is the Hugging Face folder of the checkpoint. The dataset is the generate
 example --config.data.source=atomic --config.data.root=DATA --config.data.name=amazon-baby.
 
 --dry_run prints data, token budgets, parameters and memory without FOLDER; nothing else of this file has been run,
-since no machine that holds the model was at hand. Weights are bfloat16 here, where the paper has 8 bits.
+since no machine that holds the model was at hand. Frozen weights have 8 bits, as the paper's.
 
 B = 100 and a context of 2,048 tokens leave a full score map but next to nothing to read in summaries and answers (see
 the token budget); --config.env.context=8192 is what the other files use. The paper's learning rate is given as 1e-5 in
@@ -30,6 +30,7 @@ def get_config():
     config.env.count = "model"
     config.model.path = "Meta-Llama-3-8B-Instruct"
     config.model.dtype = "bfloat16"
+    config.model.int8 = True
     config.model.lora_rank = 16
     config.model.lora_alpha = 32.0
     config.model.lora_targets = "q_proj,v_proj"
