@@ -14,6 +14,7 @@ score changes in the scores written after it is left out, which is one.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 
 import numpy as np
@@ -37,19 +38,13 @@ def by_candidate(played: list[Played], alpha: float, tokenizer: Tokenizer) -> li
         alpha: the reward's weight of the first stage.
         tokenizer: of the player.
     """
-    sequences: list[Sequence] = []
-    start = 0
-    while start < len(played):
-        episode = played[start].trajectory.episode
-        same = [one for one in played[start:] if one.trajectory.episode.episode_id == episode.episode_id]
-        start += len(same)
-        scored = [one for one in same if np.isfinite(one.trajectory.scores).any()]
-        worth = counterfactual(
-            episode.case.scores, np.stack([one.trajectory.scores for one in same]), episode.target_position, alpha
-        )
-        for one, candidates in zip(same, worth, strict=True):
-            comparable = one in scored and len(scored) > 1
-            sequences.append(_credited(one, candidates, tokenizer) if comparable else one.sequence)
+    sequences = []
+    for _, samples in itertools.groupby(played, key=lambda one: one.trajectory.episode.episode_id):
+        same = list(samples)
+        episode = same[0].trajectory.episode
+        scores = np.stack([one.trajectory.scores for one in same])
+        worth = counterfactual(episode.case.scores, scores, episode.target_position, alpha)
+        sequences += [_credited(one, mine, tokenizer) for one, mine in zip(same, worth, strict=True)]
     return sequences
 
 
@@ -63,9 +58,9 @@ def counterfactual(first_stage: np.ndarray, scores: np.ndarray, target: int, alp
         alpha: weight of the first stage.
 
     Returns:
-        0 in rows without scores, and everywhere if fewer than two samples have some.
+        nan in rows without scores, and everywhere if fewer than two samples have some.
     """
-    worth = np.zeros(scores.shape)
+    worth = np.full(scores.shape, np.nan)
     rows = np.flatnonzero(np.isfinite(scores).any(1))
     if len(rows) < 2:
         return worth

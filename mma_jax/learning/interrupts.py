@@ -1,4 +1,8 @@
-"""SIGTERM, which clusters send some seconds before they kill: training saves where it is and ends."""
+"""SIGTERM, which clusters send some seconds before they kill: training saves where it is and ends.
+
+Several processes must stop behind the same step, or those that save wait forever for those that go on. There JAX's own
+preemption service hears the signal, of whichever process, and names the step (`reached_preemption_sync_point`).
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,15 @@ import contextlib
 import signal
 from collections.abc import Callable, Iterator
 
+import jax
+from jax.experimental import multihost_utils
+
 EXIT_CODE = 128 + signal.SIGTERM  # what a shell reports of a process that SIGTERM ended
 _state = {"deferred": False, "wanted": False}
 
 
 def listen() -> None:
-    """From now on SIGTERM ends the process with EXIT_CODE, at once or, inside `deferred`, at the next good moment.
+    """From now on SIGTERM ends the process with EXIT_CODE, at once or, inside `deferred`, behind the step under way.
 
     Call it in the main thread.
     """
@@ -25,12 +32,18 @@ def _heard(number: int, frame) -> None:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[Callable[[], bool]]:
-    """Inside, SIGTERM is only noted: `wanted()` tells, and the block should save and return soon. Leaving it then ends
-    the process."""
+def deferred() -> Iterator[Callable[[int], bool]]:
+    """Inside, SIGTERM is only noted: `wanted(step)`, to be asked behind every step, tells, and the block should save
+    and end. Leaving it then ends the process."""
+
+    def wanted(step: int) -> bool:
+        if jax.process_count() > 1 and not _state["wanted"]:
+            _state["wanted"] = multihost_utils.reached_preemption_sync_point(step)
+        return _state["wanted"]
+
     _state["deferred"] = True
     try:
-        yield lambda: _state["wanted"]
+        yield wanted
     finally:
         _state["deferred"] = False
     if _state["wanted"]:

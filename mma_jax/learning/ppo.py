@@ -404,7 +404,7 @@ def _mean(figures: list[dict[str, float]]) -> dict[str, float]:
 
 def _arrays(batch: Batch, old: Old, goal: Targets, rows: np.ndarray) -> dict[str, np.ndarray]:
     """The minibatch by name, for the file that is left when training has to stop."""
-    whole = goal._asdict() | batch._asdict() | {f"old_{name}": array for name, array in old._asdict().items()}
+    whole = batch._asdict() | {f"old_{name}": array for name, array in old._asdict().items()} | goal._asdict()
     return {name: array[rows] for name, array in whole.items()}
 
 
@@ -453,13 +453,14 @@ def train(
             rng = np.random.default_rng([seed, iteration])
             state, figures = update(state, frozen, reference, sequences, rng, value_only=iteration < config.value_only)
             done = iteration + 1
-            due = done % config.checkpoint_every == 0 or done == config.iterations or stopping()
+            stop = stopping(done)
+            due = done % config.checkpoint_every == 0 or done == config.iterations or stop
             figures |= measured
             if due and validate:
                 figures["valid"] = validate(state.params)
             panel.write(done, figures)
             if due:
                 checkpoints.save(done, state, {"panel": panel.position}, figures.get("valid"))
-            if stopping():
+            if stop:
                 break
     return state

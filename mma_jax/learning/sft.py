@@ -153,7 +153,8 @@ def train(
             state, metrics = step(state, frozen, placement.rows(batch))
             stop_if_stuck(state, config.nonfinite_limit, batch._asdict(), panel.directory)
             recent.append(metrics)
-            due = done % config.checkpoint_every == 0 or done == config.steps or stopping()
+            stop = stopping(done)
+            due = done % config.checkpoint_every == 0 or done == config.steps or stop
             if due or done % config.log_every == 0:
                 figures = {name: float(np.mean([m[name] for m in jax.device_get(recent)])) for name in metrics}
                 figures["skipped"] = float(state.skipped)
@@ -164,6 +165,6 @@ def train(
             if due:
                 extra = {"panel": panel.position, "data": data.get_state()}
                 checkpoints.save(done, state, extra, figures.get("valid"))
-            if stopping():
+            if stop:
                 break
     return state

@@ -152,12 +152,13 @@ def train(graph: nnx.GraphDef, parameters: nnx.State, encoder: pretrain.Encoder,
             state, figures = step(state, batches)
             stop_if_stuck(state, settings.nonfinite_limit, _by_name(batches), directory)
             losses.append(figures["loss"])
-            if done % settings.checkpoint_every == 0 or done == settings.steps or stopping():
+            stop = stopping(done)
+            if done % settings.checkpoint_every == 0 or done == settings.steps or stop:
                 mean = round(float(np.mean(jax.device_get(losses))), 4)
                 curve, losses = [*curve, [done, mean]], []
                 panel.write(done, {"loss": mean, "skipped": float(state.skipped), **gates(state.params)})
                 checkpoints.save(done, state, {"panel": panel.position, "curve": curve})
-            if stopping():
+            if stop:
                 break
     panel.close()
     checkpoints.close()
