@@ -52,13 +52,21 @@ def check_name(flag: str, value: str) -> None:
         raise InputError(f"--{flag}={value}: want small letters, digits and dashes, beginning with a letter")
 
 
-def start(words: Sequence[str]) -> None:
-    """Run a command, or print it; ends with its exit code."""
+def sbatch_options(flag: str, text: str) -> list[str]:
+    """Lines of an sbatch script from key=value,...; raises InputError for one that is not that."""
+    given = [option for option in text.split(",") if option]
+    if wrong := [option for option in given if "=" not in option]:
+        raise InputError(f"--{flag}: {wrong[0]!r} is not key=value, such as partition=gpu")
+    return [f"#SBATCH --{option}" for option in given]
+
+
+def start(words: Sequence[str], text: str | None = None) -> None:
+    """Run a command, with `text` on its standard input, or print what would be run; ends with its exit code."""
     if PRINT_ONLY.value:
-        print(shlex.join(words))
+        print(shlex.join(words) if text is None else text)
         return
     try:
-        sys.exit(subprocess.run(words, check=False).returncode)
+        sys.exit(subprocess.run(words, input=text, text=True, check=False).returncode)
     except FileNotFoundError:
         raise InputError(f"{words[0]} is not installed here; --print_only shows what would be run") from None
 

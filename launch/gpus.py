@@ -11,6 +11,7 @@ resumes.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -50,10 +51,16 @@ def commands(words: list[str], count: int, port: int) -> list[tuple[list[str], d
 
 
 def supervise(processes: list[subprocess.Popen], grace: float = 120.0) -> int:
-    """Wait for all; when one fails, ask the others to end, and after `grace` seconds end them.
+    """Wait for all; when one fails, ask the others to end, and after `grace` seconds end them. SIGTERM is passed on.
 
     The first exit code that is not 0, else 0.
     """
+
+    def pass_on(number: int, frame) -> None:
+        for process in processes:
+            process.send_signal(number)
+
+    signal.signal(signal.SIGTERM, pass_on)
     while None in (codes := [process.poll() for process in processes]) and not any(codes):
         time.sleep(0.2)
     code = next(filter(None, codes), 0)

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 
 from absl import flags
 
@@ -85,14 +83,7 @@ def main(argv: list[str]) -> None:
     if chips != given:
         raise InputError(f"--topology={_TOPOLOGY.value} has {chips} chips, --hosts times --chips is {given}")
     text = json.dumps(manifest(common.training(argv[1:]), common.CODE.value), indent=1)  # JSON is YAML
-    if common.PRINT_ONLY.value:
-        print(text)
-        return
-    try:
-        done = subprocess.run(["kubectl", "apply", "-f", "-"], input=text, text=True, check=False)
-    except FileNotFoundError:
-        raise InputError("kubectl is not installed here; --print_only prints the manifest") from None
-    sys.exit(done.returncode)
+    common.start(["kubectl", "apply", "-f", "-"], text)
 
 
 if __name__ == "__main__":

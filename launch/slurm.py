@@ -10,12 +10,10 @@ on from the checkpoint. `--print_only` prints it.
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 from absl import flags
 
 from launch import common
-from mma_jax.types import InputError
 
 _NODES = flags.DEFINE_integer("nodes", 1, "Machines, a process each.", lower_bound=1)
 _OPTIONS = flags.DEFINE_string("options", "", "key=value,... for sbatch.")
@@ -28,10 +26,7 @@ def script(words: list[str]) -> str:
     """Raises InputError for an option that is not key=value."""
     lines = ["#!/bin/bash", f"#SBATCH --nodes={_NODES.value}", "#SBATCH --ntasks-per-node=1", "#SBATCH --requeue"]
     lines += [f"#SBATCH --signal=TERM@{NOTICE}", f"#SBATCH --output={LOG}"]
-    for option in filter(None, _OPTIONS.value.split(",")):
-        if "=" not in option:
-            raise InputError(f"--options: {option!r} is not key=value, such as partition=gpu")
-        lines.append(f"#SBATCH --{option}")
+    lines += common.sbatch_options("options", _OPTIONS.value)
     launched = common.in_code([".venv/bin/python", *words[1:]], {"PYTHONUNBUFFERED": "1"})
     return "\n".join(
         [
@@ -46,14 +41,7 @@ def script(words: list[str]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    text = script(common.training(argv[1:], distributed=_NODES.value > 1))
-    if common.PRINT_ONLY.value:
-        print(text, end="")
-        return
-    path = Path(common.WORKDIR.value) / "train.sbatch"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    common.start(["sbatch", str(path)])
+    common.start(["sbatch"], script(common.training(argv[1:], distributed=_NODES.value > 1)))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
 
 What follows `--` goes to every run as it is: `-- --config.methods=MMA-SFT`. The same command resumes: a point that is
 done is not run again, one that was cut off goes on where it was. `--print_only` shows the commands and runs none.
-Points are trained with what the config calls training or validation; which of them is best is for you to decide there.
+The table's metric is the test set's. Choose by its column "valid", the best validation reward of PPO where
+config.ppo.validate is set (mean over seeds), or by a sweep's runs on other episodes; not by the metric.
 """
 
 from __future__ import annotations
@@ -15,24 +16,23 @@ import concurrent.futures
 import itertools
 import json
 import shlex
+import statistics
 import subprocess
 import sys
 import urllib.parse
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
+from launch import common
 from mma_jax.types import InputError
 
-_CONFIG = flags.DEFINE_string("config", None, "Experiment file.", required=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep; every point has one inside.", required=True)
 _SWEEP = flags.DEFINE_multi_string("sweep", [], "key=value,value,... of the config; several are combined.")
 _JOBS = flags.DEFINE_integer("jobs", 1, "Runs side by side on this machine.", lower_bound=1)
 _SLURM = flags.DEFINE_string("slurm", None, "key=value,... for sbatch: submit a job array instead of running here.")
 _TABLE = flags.DEFINE_bool("table", False, "Only print the table of what is done.")
-_PRINT = flags.DEFINE_bool("print_only", False, "Print the commands and stop.")
-_METRIC = flags.DEFINE_string("metric", "ndcg@10", "What the table shows, over all episodes.")
+_METRIC = flags.DEFINE_string("metric", "ndcg@10", "What the table shows, over all test episodes.")
 
 LOG, DONE = "log.txt", "done"
 
@@ -77,7 +77,9 @@ def run_here(todo: list[tuple[Path, list[str]]], jobs: int) -> list[Path]:
     def one(folder: Path, words: list[str]) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / LOG, "ab") as log:
-            code = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+            code = subprocess.run(
+                words, stdout=log, stderr=subprocess.STDOUT, cwd=common.CODE.value, check=False
+            ).returncode
         if code == 0:
             (folder / DONE).touch()
         return code
@@ -100,42 +102,53 @@ def slurm_script(todo: list[tuple[Path, list[str]]], options: str, root: Path) -
         InputError: an option is not key=value.
     """
     lines = ["#!/bin/bash", f"#SBATCH --array=0-{len(todo) - 1}", f"#SBATCH --output={root}/slurm-%A_%a.txt"]
-    for option in filter(None, options.split(",")):
-        if "=" not in option:
-            raise InputError(f"--slurm: {option!r} is not key=value, such as partition=gpu")
-        lines.append(f"#SBATCH --{option}")
-    lines += ["#SBATCH --requeue", "set -euo pipefail", 'case "$SLURM_ARRAY_TASK_ID" in']
+    lines += [
+        *common.sbatch_options("slurm", options),
+        "#SBATCH --requeue",
+        "set -euo pipefail",
+        'case "$SLURM_ARRAY_TASK_ID" in',
+    ]
     for number, (folder, words) in enumerate(todo):
         done = shlex.quote(str(folder / DONE))
-        lines.append(f"{number}) mkdir -p {shlex.quote(str(folder))} && {shlex.join(words)} && touch {done} ;;")
+        lines.append(f"{number}) mkdir -p {shlex.quote(str(folder))} && ({common.in_code(words)}) && touch {done} ;;")
     return "\n".join([*lines, "esac", ""])
 
 
 def table(root: Path, found: list[dict[str, str]], metric: str) -> str:
-    """Markdown: a row a point, protocol and method, the mean over its seeds."""
-    keys = list(found[0])
-    lines = [" | ".join([*keys, "protocol", "method", "seeds", metric]), " | ".join(["---"] * (len(keys) + 4))]
+    """Markdown: a row a point, protocol and method, means over its seeds."""
+    headers = [*found[0], "protocol", "method", "seeds", "valid", f"test {metric}"]
+    lines = [headers, ["---"] * len(headers)]
     for point in found:
-        log = root / name(point) / "results.jsonl"
         values: dict[tuple[str, str], list[float]] = {}
-        for row in map(json.loads, log.read_text().splitlines() if log.is_file() else []):
+        for row in _records(root / name(point) / "results.jsonl"):
             if (row["subset"], row["metric"]) == ("all", metric) and row["value"] is not None:
                 values.setdefault((row["protocol"], row["method"]), []).append(row["value"])
-        if not values:
-            lines.append(" | ".join([*point.values(), "", "nothing yet", "", ""]))
         for (protocol, method), seeds in values.items():
-            mean = sum(seeds) / len(seeds)
-            lines.append(" | ".join([*point.values(), protocol, method, str(len(seeds)), f"{mean:.4f}"]))
-    return "\n".join(f"| {line} |" for line in lines)
+            valid = _validated(root / name(point) / "train" / method)
+            lines.append([*point.values(), protocol, method, str(len(seeds)), valid, f"{statistics.fmean(seeds):.4f}"])
+        if not values:
+            lines.append([*point.values(), "", "nothing yet", "", "", ""])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _records(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def _validated(folder: Path) -> str:
+    """Mean over seeds of the best "valid" in a method's panels; empty if there is none."""
+    panels = [[row["valid"] for row in _records(path) if "valid" in row] for path in folder.glob("*/panel.jsonl")]
+    best = [max(figures) for figures in panels if figures]
+    return f"{statistics.fmean(best):.4f}" if best else ""
 
 
 def main(argv: list[str]) -> None:
-    root, found = Path(_WORKDIR.value), points(_SWEEP.value)
-    if not Path(_CONFIG.value.partition(":")[0]).is_file():
-        raise InputError(f"--config={_CONFIG.value}: no such file")
-    todo = [(root / name(point), command(_CONFIG.value, root, point, argv[1:])) for point in found]
+    root, found = Path(common.WORKDIR.value), points(_SWEEP.value)
+    if not Path(common.CONFIG.value.partition(":")[0]).is_file():
+        raise InputError(f"--config={common.CONFIG.value}: no such file")
+    todo = [(root / name(point), command(common.CONFIG.value, root, point, argv[1:])) for point in found]
     todo = [(folder, words) for folder, words in todo if not (folder / DONE).exists()]
-    if _PRINT.value:
+    if common.PRINT_ONLY.value:
         print("\n".join(shlex.join(words) for _, words in todo))
         return
     failed = []
@@ -153,13 +166,5 @@ def main(argv: list[str]) -> None:
     sys.exit(1 if failed else 0)
 
 
-def run() -> None:
-    try:
-        app.run(main)
-    except InputError as error:
-        print(f"sweep: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    run()
+    common.run(main)

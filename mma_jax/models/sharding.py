@@ -115,8 +115,10 @@ class Placement:
         return multihost_utils.process_allgather(tree, tiled=True)
 
     def _put(self, leaf, axes: tuple) -> jax.Array:
+        where = fitted(axes, np.shape(leaf), self.mesh)
+        if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(where, leaf.ndim):
+            return leaf  # no host may hold it as a whole
         array = np.asarray(leaf)
-        where = fitted(axes, array.shape, self.mesh)
         return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
 
 

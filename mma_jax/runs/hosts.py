@@ -38,6 +38,14 @@ def join(coordinator: str, count: int, index: int) -> None:
         raise InputError(f"--distributed: the processes do not meet ({str(error).splitlines()[0]})") from error
 
 
+def check(config) -> None:
+    """Raises InputError if a process would have no episode to play."""
+    if jax.process_count() > config.ppo.prompts:
+        raise InputError(
+            f"ppo.prompts={config.ppo.prompts} are fewer than the {jax.process_count()} processes: raise it"
+        )
+
+
 def first() -> bool:
     """Whether this process writes files."""
     return jax.process_index() == 0

@@ -55,6 +55,7 @@ def run(config, directory: Path, dry_run: bool) -> None:
     if dry_run:
         prepare.run(config, directory, dry_run)
         return
+    hosts.check(config)
     hosts.alone(lambda: prepare.run(config, directory, dry_run), "data")
     made = experiment(config, directory)
     wanted = [(name, seed) for name in prepare.methods(made) if name in RECIPES for seed in seeds(config)]

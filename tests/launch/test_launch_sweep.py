@@ -1,10 +1,12 @@
 """Sweeps: their points, what they run, that they resume, and their table."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
 
 from launch import sweep
 from mma_jax.evaluation.results import Cell, ResultLog
@@ -61,7 +63,7 @@ def test_points_run_once_and_failures_are_told(tmp_path):
 def test_wrong_input_is_one_line(tmp_path):
     done = run("--config=configs/none.py", f"--workdir={tmp_path}")
     assert done.returncode == 2 and done.stderr.strip().splitlines() == [
-        "sweep: --config=configs/none.py: no such file"
+        "launch: --config=configs/none.py: no such file"
     ]
 
 
@@ -72,12 +74,17 @@ def test_table_means_over_seeds(tmp_path):
         for seed, value in enumerate((0.2, 0.4)):
             row = {"subset": "all", "metric": "ndcg@10", "value": value, "n": 9}
             log.write(Cell("d", "ooma", "MMA-SFT", seed), [row, {**row, "subset": "text_only", "value": 0.9}])
+    for seed, figures in enumerate(([0.1, 0.5, 0.2], [0.4])):
+        panel = folder / "train" / "MMA-SFT" / str(seed) / "panel.jsonl"
+        panel.parent.mkdir(parents=True)
+        panel.write_text("".join(json.dumps(row) + "\n" for row in [{"loss": 9}, *({"valid": v} for v in figures)]))
     lines = sweep.table(tmp_path, found, "ndcg@10").splitlines()
-    assert lines[0] == "| lr | protocol | method | seeds | ndcg@10 |"
-    assert lines[2:] == ["| 1 | ooma | MMA-SFT | 2 | 0.3000 |", "| 2 |  | nothing yet |  |  |"]
+    assert lines[0] == "| lr | protocol | method | seeds | valid | test ndcg@10 |"
+    assert lines[2:] == ["| 1 | ooma | MMA-SFT | 2 | 0.4500 | 0.3000 |", "| 2 |  | nothing yet |  |  |  |"]
 
 
 def test_slurm_array_names_every_point(tmp_path):
+    flags.FLAGS.mark_as_parsed()
     todo = [(tmp_path / "a b", ["python", "-c", "print('x y')"]), (tmp_path / "c", ["true"])]
     script = sweep.slurm_script(todo, "partition=gpu,time=4:00:00", tmp_path)
     assert "#SBATCH --array=0-1" in script and "#SBATCH --time=4:00:00" in script

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mma_jax.learning import interrupts
 from mma_jax.learning.sequences import Sequence
 from mma_jax.models.convert import L0_TINY, save_llama
 from mma_jax.models.llama import Llama, LlamaConfig, nnx
@@ -42,7 +43,7 @@ SETTINGS = {
     "sft.batch": 4,
     "sft.episodes": 20,
     "sft.checkpoint_every": 2,
-    "ppo.iterations": 3,
+    "ppo.iterations": 4,
     "ppo.prompts": 4,
     "ppo.samples": 2,
     "ppo.query": 1,
@@ -68,6 +69,7 @@ def start(small, workdir, count, index, port, extra=()):
     words = [sys.executable, "-m", "mma_jax.main", "--config=configs/demo.py", f"--workdir={workdir}"]
     words += [f"--config.{key}={value}" for key, value in SETTINGS.items()]
     words += [f"--config.model.path={small[0]}", "--config.run=train", *extra]
+    words += [f"--config.mesh.fsdp={count}", "--config.mesh.data=1"]  # no process holds a whole weight
     if count > 1:
         words += ["--distributed", f"--coordinator=localhost:{port}", f"--processes={count}", f"--process={index}"]
     return subprocess.Popen(
@@ -119,6 +121,12 @@ def test_two_processes_train_what_one_does_killed_and_rerun(small, alone, tmp_pa
     processes[1].send_signal(signal.SIGKILL)
     (text, code), _ = ended(processes)
     assert code != 0, text[-2000:]
+    processes = together(small, tmp_path)
+    while log.read_bytes().count(b"\n") < 2:
+        assert all(process.poll() is None for process in processes), ended(processes)
+        time.sleep(0.01)
+    processes[0].send_signal(signal.SIGTERM)  # to one of them: both stop behind the same step
+    assert [code for _, code in ended(processes)] == [interrupts.EXIT_CODE] * 2
     for text, code in ended(together(small, tmp_path)):
         assert code == 0, text[-3000:]
     for method in ("MMA-SFT", "MMA-Auto"):
