@@ -213,10 +213,14 @@ class Llama(nnx.Module):
         def apply(block: Block, x: jax.Array) -> jax.Array:
             return block(x, position, segments, freq)
 
-        apply = nnx.remat(apply) if remat else apply
+        def recomputed(block: Block, x: jax.Array) -> jax.Array:
+            # not nnx.remat: it writes back every weight, which a frozen one, of an outer trace, does not allow
+            graph, state = nnx.split(block)
+            return jax.checkpoint(lambda state, x: apply(nnx.merge(graph, state), x))(state, x)
+
         streams = [self.embed_tokens(tokens)]
         for block in self.layers:
-            streams.append(apply(block, streams[-1]))
+            streams.append((recomputed if remat else apply)(block, streams[-1]))
         return streams
 
     def extend(self, tokens: jax.Array, length: jax.Array, caches: list[Cache]) -> tuple[jax.Array, list[Cache]]:

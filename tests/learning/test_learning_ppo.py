@@ -80,6 +80,14 @@ def test_a_token_s_own_advantage_replaces_its_turn_s():
     assert not all(np.allclose(a, b, atol=1e-4) for a, b in zip(plain, other, strict=True))
 
 
+def test_recomputing_blocks_changes_no_update():
+    """Adapters are differentiated and the base is not, as in training."""
+    actor = fixture.actor_critic(trained=0.3)
+    plain, spare = (figures_of(actor, played(actor), remat=remat)[0].params for remat in (False, True))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(spare), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_credit_keeps_the_scale_of_whitened_turns():
     sequences = [
         dataclasses.replace(s, credit=np.where(s.action, 0.5, np.nan).astype(np.float32))

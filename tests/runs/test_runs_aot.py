@@ -21,6 +21,7 @@ def config(tmp_path_factory):
     config.model.path, config.model.int8, config.model.lora_targets = str(folder), True, "q_proj,down_proj"
     config.sampler.slots, config.sampler.chunks, config.sampler.rows, config.env.context = "64", "16", 4, 64
     config.ppo.micro_batch, config.ppo.samples, config.env.turns = 4, 2, 3
+    config.ppo.remat = True  # as configs/mma_llama3_8b.py
     config.mesh.data, config.mesh.fsdp, config.mesh.tensor = 1, 2, 2
     return config
 
