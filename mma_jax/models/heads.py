@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from mma_jax.models.llama import Llama
+from mma_jax.models.lora import add_lora
 
 
 class ValueParam(nnx.Param):
@@ -53,6 +56,15 @@ class ActorCritic(nnx.Module):
     def values(self, hidden: jax.Array) -> jax.Array:
         """Hidden states [..., E] -> float32 [...]; no gradient flows back into the trunk (DESIGN §5.9)."""
         return self.value(jax.lax.stop_gradient(hidden))
+
+
+def adapted(base: Llama, rank: int, alpha: float, targets: Sequence[str], hidden: int, seed: int) -> ActorCritic:
+    """A frozen base with a new adapter and value head, in place; both say nothing yet.
+
+    rank, alpha, targets: as `lora.add_lora` takes them; hidden: of the value head; seed: of what is drawn.
+    """
+    add_lora(base, rank, alpha, targets, nnx.Rngs(seed))
+    return ActorCritic(base, hidden, nnx.Rngs(seed + 1))
 
 
 TRAINABLE = nnx.Any(nnx.LoRAParam, ValueParam)

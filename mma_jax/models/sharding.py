@@ -77,6 +77,25 @@ def fitted(axes: tuple, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*kept))
 
 
+def of_weights(tree: Tree, mesh: Mesh) -> Tree:
+    """The sharding of every leaf of parameters, an optimizer's state, or a state that holds both."""
+
+    def of(path, leaf) -> NamedSharding:
+        return fitted(spec(jax.tree_util.keystr(path, simple=True, separator="."), leaf.shape), leaf.shape, mesh)
+
+    return jax.tree_util.tree_map_with_path(of, tree)
+
+
+def of_rows(tree: Tree, mesh: Mesh) -> Tree:
+    """The sharding of arrays whose first dimension is a batch's rows; numbers are everywhere."""
+
+    def of(leaf) -> NamedSharding:
+        shape = np.shape(leaf)
+        return fitted((ROWS, *[None] * len(shape))[: len(shape)], shape, mesh)
+
+    return jax.tree.map(of, tree)
+
+
 class Placement:
     """Puts a run's arrays on a mesh, and fetches them back; on a single device it leaves them alone.
 
@@ -90,23 +109,17 @@ class Placement:
 
     def parameter(self, path: str, array: np.ndarray) -> jax.Array:
         """One parameter by its dotted path, as `convert.load_llama` reads it."""
-        return jnp.asarray(array) if self.mesh is None else self._put(array, spec(path, array.shape))
+        if self.mesh is None:
+            return jnp.asarray(array)
+        return _put(array, fitted(spec(path, array.shape), array.shape, self.mesh))
 
     def weights(self, tree: Tree) -> Tree:
-        """Parameters, an optimizer's state, or a state that holds both."""
-
-        def place(path, leaf):
-            return self._put(leaf, spec(jax.tree_util.keystr(path, simple=True, separator="."), leaf.shape))
-
-        return tree if self.mesh is None else jax.tree_util.tree_map_with_path(place, tree)
+        """What `of_weights` knows."""
+        return tree if self.mesh is None else jax.tree.map(_put, tree, of_weights(tree, self.mesh))
 
     def rows(self, tree: Tree) -> Tree:
-        """Arrays whose first dimension is a batch's rows; numbers go everywhere."""
-
-        def place(leaf):
-            return self._put(leaf, (ROWS, *[None] * np.ndim(leaf))[: np.ndim(leaf)])
-
-        return tree if self.mesh is None else jax.tree.map(place, tree)
+        """What `of_rows` knows."""
+        return tree if self.mesh is None else jax.tree.map(_put, tree, of_rows(tree, self.mesh))
 
     def fetch(self, tree: Tree) -> Tree:
         """Whole arrays as numpy, on every host; all hosts must ask."""
@@ -114,12 +127,12 @@ class Placement:
             return jax.device_get(tree)
         return multihost_utils.process_allgather(tree, tiled=True)
 
-    def _put(self, leaf, axes: tuple) -> jax.Array:
-        where = fitted(axes, np.shape(leaf), self.mesh)
-        if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(where, leaf.ndim):
-            return leaf  # no host may hold it as a whole
-        array = np.asarray(leaf)
-        return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
+
+def _put(leaf, where: NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(where, leaf.ndim):
+        return leaf  # no host may hold it as a whole
+    array = np.asarray(leaf)
+    return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
 
 
 HERE = Placement()

@@ -23,11 +23,10 @@ from mma_jax.evaluation.checks import listed, numbers
 from mma_jax.learning import ppo
 from mma_jax.learning.sequences import Batch
 from mma_jax.learning.sharing import Packed
-from mma_jax.models import sharding
+from mma_jax.models import heads, sharding
 from mma_jax.models.convert import L0_TINY, read_config
 from mma_jax.models.heads import TRAINABLE, ActorCritic
 from mma_jax.models.llama import Llama, LlamaConfig, empty_caches
-from mma_jax.models.lora import add_lora
 from mma_jax.models.quantize import quantize
 from mma_jax.sampling.sampler import Sampler
 from mma_jax.types import InputError
@@ -48,20 +47,20 @@ def actor_critic(config) -> ActorCritic:
     if settings.int8:
         quantize(base)
     graph, state = nnx.split(base)
+    return nnx.eval_shape(lambda state: adapted(nnx.merge(graph, state), settings), state)
 
-    def adapted(state: nnx.State) -> ActorCritic:
-        model = nnx.merge(graph, state)
-        add_lora(model, settings.lora_rank, settings.lora_alpha, listed(settings.lora_targets), nnx.Rngs(0))
-        return ActorCritic(model, settings.value_hidden, nnx.Rngs(0))
 
-    return nnx.eval_shape(adapted, state)
+def adapted(base: Llama, settings, seed: int = 0) -> ActorCritic:
+    """`heads.adapted` as config.model says."""
+    targets = listed(settings.lora_targets)
+    return heads.adapted(base, settings.lora_rank, settings.lora_alpha, targets, settings.value_hidden, seed)
 
 
 def programs(config, mesh: jax.sharding.Mesh) -> dict[str, dict[str, int]]:
     """Program -> {"arguments", "outputs", "temporaries"} in bytes per device; outputs that reuse arguments are not
     counted twice."""
     graph, params, frozen = nnx.split(actor_critic(config), TRAINABLE, ...)
-    params, frozen = _placed(params, mesh), _placed(frozen, mesh)
+    params, frozen = (_given(tree, sharding.of_weights(tree, mesh)) for tree in (params, frozen))
     return {**_sampling(config, mesh, graph, params, frozen), **_learning(config, mesh, graph, params, frozen)}
 
 
@@ -73,17 +72,13 @@ def _sampling(config, mesh, graph, params, frozen) -> dict[str, dict[str, int]]:
     sampler = Sampler(nnx.merge(graph, params, frozen), (0,), (slots,), (chunk,), block=rows)
     dtype = jnp.dtype(config.model.dtype)
     caches = jax.eval_shape(lambda: empty_caches(shape, rows, sampler.width(slots), dtype))
-    caches = jax.tree.map(lambda leaf: _spread(leaf, (sharding.ROWS, "tensor", None, None), mesh), caches)
-
-    def array(*sizes: int, dtype=jnp.int32):
-        leaf = jax.ShapeDtypeStruct(sizes, dtype)
-        return _spread(leaf, (sharding.ROWS, *[None] * len(sizes))[: len(sizes)], mesh)
-
-    ints = [array(rows) for _ in range(3)]
-    decode = sampler.decode.lower(
-        state, *ints, array(rows, 2, dtype=jnp.uint32), np.float32(0), np.int32(0), caches=caches
-    )
-    prefill = sampler.prefill.lower(state, array(rows, chunk), array(rows), caches=caches)
+    axes = (sharding.ROWS, "tensor", None, None)
+    caches = _given(caches, jax.tree.map(lambda leaf: sharding.fitted(axes, leaf.shape, mesh), caches))
+    token, chunks = _ints(rows), _ints(rows, chunk)
+    keys = jax.ShapeDtypeStruct((rows, 2), jnp.uint32)
+    token, chunks, keys = (_given(x, sharding.of_rows(x, mesh)) for x in (token, chunks, keys))
+    decode = sampler.decode.lower(state, token, token, token, keys, np.float32(0), np.int32(0), caches=caches)
+    prefill = sampler.prefill.lower(state, chunks, token, caches=caches)
     return {f"sampling, {rows} x {slots}": _memory(decode), f"prompts, {rows} x {chunk}": _memory(prefill)}
 
 
@@ -91,43 +86,28 @@ def _learning(config, mesh, graph, params, frozen) -> dict[str, dict[str, int]]:
     settings, turns = config.ppo, config.env.turns
     length = max(numbers(config, "model.lengths" if config.model.lengths else "sampler.slots"))
     rows, packs = settings.micro_batch, -(-settings.micro_batch // settings.samples)
-
-    def array(*sizes: int, dtype=jnp.int32):
-        leaf = jax.ShapeDtypeStruct(sizes, dtype)
-        return _spread(leaf, (sharding.ROWS, *[None] * len(sizes))[: len(sizes)], mesh)
-
-    def floats(*sizes: int):
-        return array(*sizes, dtype=jnp.float32)
-
-    batch = Batch(
-        tokens=array(rows, length),
-        action=array(rows, length, dtype=bool),
-        turn=array(rows, length),
-        starts=array(rows, turns),
-        rewards=floats(rows, turns),
-        turn_mask=array(rows, turns, dtype=bool),
-        logprobs=floats(rows, length),
-        credit=floats(rows, length),
+    by_token, by_turn = (jax.ShapeDtypeStruct((rows, size), jnp.float32) for size in (length, turns))
+    flags, turn_mask = (jax.ShapeDtypeStruct((rows, size), bool) for size in (length, turns))
+    ids, packed = _ints(rows, length), _ints(packs, length)
+    inputs = (
+        Batch(ids, flags, ids, _ints(rows, turns), by_turn, turn_mask, by_token, by_token),
+        Packed(packed, packed, packed, ids),
+        ppo.Old(by_token, by_token, by_token, by_turn),
+        ppo.Targets(by_turn, by_turn, by_turn, by_token),
     )
-    packed = Packed(*[array(packs, length) for _ in range(3)], array(rows, length))
-    old = ppo.Old(*[floats(rows, length) for _ in range(3)], floats(rows, turns))
-    goal = ppo.Targets(*[floats(rows, turns) for _ in range(3)], floats(rows, length))
     counts = {"tokens": np.float32(1), "turns": np.float32(1)}
     _, accumulate = ppo.make_passes(graph, settings)
-    lowered = accumulate.lower(params, params, frozen, batch, packed, old, goal, counts)
+    lowered = accumulate.lower(params, params, frozen, *_given(inputs, sharding.of_rows(inputs, mesh)), counts)
     return {f"PPO gradient, {rows} x {length}": _memory(lowered)}
 
 
-def _placed(tree, mesh):
-    def place(path, leaf):
-        axes = sharding.spec(jax.tree_util.keystr(path, simple=True, separator="."), leaf.shape)
-        return _spread(leaf, axes, mesh)
-
-    return jax.tree_util.tree_map_with_path(place, tree)
+def _ints(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 
-def _spread(leaf, axes: tuple, mesh) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding.fitted(axes, leaf.shape, mesh))
+def _given(tree, shardings):
+    """Shapes with their places."""
+    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree, shardings)
 
 
 def _memory(lowered) -> dict[str, int]:

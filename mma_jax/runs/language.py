@@ -15,11 +15,10 @@ from mma_jax.agents import demonstrations, language_model
 from mma_jax.agents.language_model import Played
 from mma_jax.envs.environment import Environment
 from mma_jax.envs.observations import NULL
-from mma_jax.evaluation.checks import listed, numbers
+from mma_jax.evaluation.checks import numbers
 from mma_jax.models.convert import L0_TINY, load_llama
 from mma_jax.models.heads import TRAINABLE, ActorCritic
 from mma_jax.models.llama import Llama
-from mma_jax.models.lora import add_lora
 from mma_jax.models.sharding import Placement, make_mesh
 from mma_jax.models.tokenizer import Chat, load_tokenizer
 from mma_jax.runs import aot
@@ -65,10 +64,7 @@ class Language:
         return load_llama(self.folder, dtype, dtype, int8=self.config.model.int8, placement=placement)
 
     def _actor(self, base: Llama, seed: int) -> ActorCritic:
-        model = nnx.clone(base)
-        targets, settings = listed(self.config.model.lora_targets), self.config.model
-        add_lora(model, settings.lora_rank, settings.lora_alpha, targets, nnx.Rngs(seed))
-        return ActorCritic(model, settings.value_hidden, nnx.Rngs(seed + 1))
+        return aot.adapted(nnx.clone(base), self.config.model, seed)
 
     def adapter(self, seed: int) -> nnx.State:
         """LoRA and value head before any training: the base model's own behavior, V = 0."""
