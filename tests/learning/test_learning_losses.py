@@ -87,7 +87,10 @@ def slow_ppo(new, old, reference, entropy, values, batch, goal, counts, config):
             places = np.flatnonzero(batch.turn[n] == m)
             deltas = [float(new[n, t] - old[n, t]) for t in places]
             ratios = {"token": deltas, "turn": [sum(deltas)], "turn_mean": [sum(deltas) / len(deltas)]}[config.ratio]
-            for rho in np.exp(ratios):
+            worths = [advantage] * len(ratios)
+            if config.ratio == "token":
+                worths = [advantage if np.isnan(c) else float(c) for c in goal.credit[n, places]]
+            for rho, advantage in zip(np.exp(ratios), worths, strict=True):
                 low, high = 1 - config.clip, 1 + config.clip
                 clipped.append(not low <= rho <= high)
                 policy -= min(rho * advantage, min(max(rho, low), high) * advantage)
@@ -107,7 +110,10 @@ def figures_of(batch, noise=0.3):
     new, reference = (np.where(batch.action, old + noise * RNG.normal(size=shape), 0).astype(np.float32) for _ in "ab")
     entropy = np.where(batch.action, RNG.random(shape), 0).astype(np.float32)
     values, advantages, goals = (RNG.normal(size=turns).astype(np.float32) * batch.turn_mask for _ in range(3))
-    return new, entropy, values, ppo.Old(old, reference, entropy, values), ppo.Targets(advantages, goals, goals)
+    own = RNG.random(shape) < 0.3  # tokens with a credit of their own
+    credit = np.where(batch.action & own, RNG.normal(size=shape), np.nan).astype(np.float32)
+    targets = ppo.Targets(advantages, goals, goals, credit)
+    return new, entropy, values, ppo.Old(old, reference, entropy, values), targets
 
 
 def objective(*inputs):
@@ -136,7 +142,7 @@ def test_clip_fractions_fall_into_the_bin_of_their_turns_length():
     turns = [([1] * 16, [2]), ([1] * 17, [2]), ([1] * 300, [])]
     batch = sequences.pad([fixture.build([1, 2], turns, [0, 0, 0])], (400,), 3)
     zeros, by_turn = np.zeros(batch.tokens.shape, np.float32), np.zeros((1, 3), np.float32)
-    old, goal = ppo.Old(zeros, zeros, zeros, by_turn), ppo.Targets(by_turn, by_turn, by_turn)
+    old, goal = ppo.Old(zeros, zeros, zeros, by_turn), ppo.Targets(by_turn, by_turn, by_turn, zeros * np.nan)
     new = np.where(batch.turn == 1, 0.3, 0).astype(np.float32)
     for ratio, units in (("token", [16, 17, 0, 300]), ("turn", [1, 1, 0, 1]), ("turn_mean", [1, 1, 0, 1])):
         config = fixture.ppo_config(ratio=ratio)
@@ -203,11 +209,11 @@ def test_rule_5_loss_is_invariant_to_observation_length(ratio):
         rng = np.random.default_rng(3)
         turns = [([1] * 4, [2] * observation), ([1] * 7, [2] * 2 * observation)]
         batch = sequences.pad([fixture.build([1, 2], turns, [0, 1])], (64,), 3)
-        new, old, reference, entropy = np.zeros((4, 1, 64), np.float32)
-        for array in (new, old, reference, entropy):
+        new, old, reference, entropy, credit = np.zeros((5, 1, 64), np.float32)
+        for array in (new, old, reference, entropy, credit):
             array[batch.action] = rng.normal(size=11) * 0.2
         values, advantages, goals = rng.normal(size=(3, 1, 3)).astype(np.float32)
-        old, goal = ppo.Old(old, reference, entropy, values), ppo.Targets(advantages, goals, goals)
+        old, goal = ppo.Old(old, reference, entropy, values), ppo.Targets(advantages, goals, goals, credit)
         return float(objective(new, entropy, values, batch, old, goal, counts_of(batch), config)[0])
 
     assert loss(0) == pytest.approx(loss(9), abs=1e-6)
