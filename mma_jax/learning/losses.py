@@ -52,7 +52,6 @@ def token_logprobs(
         padding = [(0, 0), (0, chunks * chunk - length)] + [(0, 0)] * (x.ndim - 2)
         return jnp.pad(x, padding).reshape(batch, chunks, chunk, *x.shape[2:]).swapaxes(0, 1)
 
-    @jax.checkpoint
     def measure(hidden: jax.Array, token: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = head(hidden) / temperature
         log_p = jax.nn.log_softmax(logits)
@@ -62,8 +61,12 @@ def token_logprobs(
     def nothing(hidden: jax.Array, token: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jnp.zeros(token.shape), jnp.zeros(token.shape)
 
+    @jax.checkpoint  # around the cond: inside it, the head's weights would be kept once for every chunk
+    def measured_or_not(start: jax.Array, hidden: jax.Array, token: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.lax.cond(start < reach, measure, nothing, hidden, token)
+
     def step(start: jax.Array, inputs: tuple[jax.Array, jax.Array]):
-        return start + chunk, jax.lax.cond(start < reach, measure, nothing, *inputs)
+        return start + chunk, measured_or_not(start, *inputs)
 
     before = jnp.take_along_axis(hidden, jnp.maximum(order - 1, 0)[..., None], axis=1)
     ordered = jnp.take_along_axis(tokens, order, axis=1)

@@ -63,7 +63,7 @@ def test_token_logprobs_gradient_equals_the_whole_softmaxs(monkeypatch):
 
 
 def test_all_logits_never_exist():
-    """B x T x V does not appear among the shapes of the compiled program, forward or backward."""
+    """Neither B x T x V nor a head's weights for each chunk are among the compiled program's shapes, either way."""
     batch, length, width, vocabulary = 8, 256, 4, 1009
     table = np.zeros((width, vocabulary), np.float32)
 
@@ -75,6 +75,7 @@ def test_all_logits_never_exist():
     text = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(table, *inputs).as_text()
     assert f"8x64x{vocabulary}xf32" in text
     assert f"x256x{vocabulary}xf32" not in text and f"4x8x64x{vocabulary}xf32" not in text
+    assert f"4x{width}x{vocabulary}xf32" not in text
 
 
 def slow_ppo(new, old, reference, entropy, values, batch, goal, counts, config):
