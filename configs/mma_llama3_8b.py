@@ -49,5 +49,5 @@ def get_config():
     config.ppo.lr = 1e-5
     config.ppo.temperature = 0.2
     config.ppo.remat = True
-    config.ppo.micro_batch = 4
+    config.ppo.micro_batch = 16  # one on each of 16 devices
     return config

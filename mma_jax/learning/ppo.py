@@ -124,12 +124,13 @@ def targets(
     return Targets(advantages, goals, to_go, credit)
 
 
-def make_passes(graphdef: nnx.GraphDef, config: Any) -> tuple[Callable, Callable]:
+def make_passes(graphdef: nnx.GraphDef, config: Any, placement: Placement = HERE) -> tuple[Callable, Callable]:
     """The two jitted passes over a micro-batch.
 
     Args:
         graphdef: of the ActorCritic, split by heads.TRAINABLE.
         config: config.ppo.
+        placement: where their arguments are.
 
     Returns:
         measure(params, frozen, batch, packed) -> (log-probabilities [N, T], entropies [N, T], values [N, M]), and
@@ -151,11 +152,11 @@ def make_passes(graphdef: nnx.GraphDef, config: Any) -> tuple[Callable, Callable
         loss, figures = objective(logprobs, entropy, values, batch, old, goal, counts, config)
         return loss, {"loss": loss, **figures}
 
-    measure = jax.jit(forward)
+    measure = jax.jit(placement.program(forward))
 
     @functools.partial(jax.jit, donate_argnums=0)
     def accumulate(total: nnx.State, params: nnx.State, frozen: nnx.State, *inputs: Any) -> tuple[nnx.State, dict]:
-        gradient, figures = jax.grad(loss_fn, has_aux=True)(params, frozen, *inputs)
+        gradient, figures = placement.program(jax.grad(loss_fn, has_aux=True))(params, frozen, *inputs)
         return jax.tree.map(jnp.add, total, gradient), figures
 
     return measure, accumulate
@@ -182,7 +183,7 @@ def make_update(
         buckets: lengths that may be compiled.
         turns: M.
         directory: where the batch goes if training has to stop.
-        placement: where batches go.
+        placement: where weights are and batches go.
 
     Returns:
         update(state, frozen, reference, sequences, rng: np.random.Generator, value_only=False) -> (state, figures). It
@@ -197,7 +198,7 @@ def make_update(
         raise InputError(f"a length bucket of {min(buckets)} tokens cannot hold {turns} turns: leave it out")
     optimizer = _optimizer(config)
 
-    measure, accumulate = make_passes(graphdef, config)
+    measure, accumulate = make_passes(graphdef, config, placement)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def apply_sum(state: TrainState, loss: jax.Array, gradient: nnx.State, learn_policy: bool):
@@ -438,7 +439,7 @@ def train(
         panel: gets a record each iteration.
         seed: of the order of episodes.
         validate: how good parameters are, larger is better; asked at each checkpoint.
-        placement: where batches go.
+        placement: where weights are and batches go.
 
     Raises:
         InputError, FloatingPointError: see `make_update`.

@@ -44,12 +44,13 @@ def _optimizer(config: Any) -> optax.GradientTransformationExtraArgs:
     return for_policy_and_value(policy, optax.set_to_zero())
 
 
-def make_step(graphdef: nnx.GraphDef, config: Any) -> Callable:
+def make_step(graphdef: nnx.GraphDef, config: Any, placement: Placement = HERE) -> Callable:
     """The jitted update of an ActorCritic's adapter; its value head stays as it is.
 
     Args:
         graphdef: of the ActorCritic, split by heads.TRAINABLE.
         config: config.sft.
+        placement: where its arguments are.
 
     Returns:
         step(state, frozen, batch: Batch) -> (state, {"loss": nats a token, "grad_norm", ...}). It consumes
@@ -65,7 +66,7 @@ def make_step(graphdef: nnx.GraphDef, config: Any) -> Callable:
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, frozen: nnx.State, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        loss, gradient = jax.value_and_grad(loss_fn)(state.params, frozen, batch)
+        loss, gradient = placement.program(jax.value_and_grad(loss_fn))(state.params, frozen, batch)
         state, norms = apply(optimizer, state, loss, gradient)
         return state, {"loss": loss, **norms}
 
@@ -135,13 +136,13 @@ def train(
         panel: gets the mean loss every config.log_every steps and at each checkpoint.
         seed: of the data's order.
         validate: how good parameters are, larger is better; asked at each checkpoint.
-        placement: where batches go.
+        placement: where weights are and batches go.
 
     Raises:
         InputError: no sequences, or one that is too long.
         FloatingPointError: config.nonfinite_limit updates in a row were not finite.
     """
-    step = make_step(graphdef, config)
+    step = make_step(graphdef, config, placement)
     data = batches(sequences, buckets, config.batch, seed)
     start, state, extra = checkpoints.latest(state) or (0, copy(state), {"panel": 0, "data": data.get_state()})
     data.set_state(extra["data"])

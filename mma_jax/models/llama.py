@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 
 from mma_jax.models import attention
+from mma_jax.models.sharding import ROWS, keep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +113,7 @@ class Attention(nnx.Module):
     def project(self, x: jax.Array, position: jax.Array, freq: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
         """x [B, T, E] -> q [B, T, H, D], k and v [B, T, K, D], the first two rotated."""
         q, k, v = (p(x).reshape(*x.shape[:2], -1, self.head_dim) for p in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (keep(heads, ROWS, None, "tensor", None) for heads in (q, k, v))
         return rotate(q, position, freq), rotate(k, position, freq), v
 
     def merge(self, heads: jax.Array) -> jax.Array:
@@ -131,7 +133,8 @@ class MLP(nnx.Module):
         self.down_proj = linear(config.hidden, config.width)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = (keep(projection(x), ROWS, None, "tensor") for projection in (self.gate_proj, self.up_proj))
+        return self.down_proj(jax.nn.silu(gate) * up)
 
 
 class Block(nnx.Module):
@@ -147,14 +150,14 @@ class Block(nnx.Module):
 
     def __call__(self, x: jax.Array, position: jax.Array, segments: jax.Array | None, freq: np.ndarray) -> jax.Array:
         q, k, v = self.self_attn.project(self.input_layernorm(x), position, freq)
-        x = x + self.self_attn.merge(attention.causal(q, k, v, segments))
-        return x + self.mlp(self.post_attention_layernorm(x))
+        x = keep(x + self.self_attn.merge(attention.causal(q, k, v, segments)), ROWS, None, None)
+        return keep(x + self.mlp(self.post_attention_layernorm(x)), ROWS, None, None)
 
     def extend(self, x: jax.Array, position: jax.Array, cache: Cache, freq: np.ndarray) -> tuple[jax.Array, Cache]:
         q, k, v = self.self_attn.project(self.input_layernorm(x), position, freq)
         cache = Cache(_write(cache.k, k, position[:, 0]), _write(cache.v, v, position[:, 0]))
-        x = x + self.self_attn.merge(attention.cached(q, cache.k, cache.v, position))
-        return x + self.mlp(self.post_attention_layernorm(x)), cache
+        x = keep(x + self.self_attn.merge(attention.cached(q, cache.k, cache.v, position)), ROWS, None, None)
+        return keep(x + self.mlp(self.post_attention_layernorm(x)), ROWS, None, None), cache
 
 
 class Llama(nnx.Module):
@@ -218,7 +221,7 @@ class Llama(nnx.Module):
             graph, state = nnx.split(block)
             return jax.checkpoint(lambda state, x: apply(nnx.merge(graph, state), x))(state, x)
 
-        streams = [self.embed_tokens(tokens)]
+        streams = [keep(self.embed_tokens(tokens), ROWS, None, None)]
         for block in self.layers:
             streams.append((recomputed if remat else apply)(block, streams[-1]))
         return streams

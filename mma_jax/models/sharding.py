@@ -4,20 +4,23 @@
     fsdp     rows of a batch, and one side of every weight matrix (ZeRO-3, Rajbhandari et al. 2020)
     tensor   the other side: heads, the MLP's width, the vocabulary (Shoeybi et al. 2019)
 
-Arrays are placed once; the compiler then moves what a computation needs (GSPMD, Xu et al. 2021). An axis that does not
-divide a dimension is left out for that array, so every shape has a place.
+Arrays are placed once; the compiler then moves what a computation needs (GSPMD, Xu et al. 2021), told by `keep` that
+activations stay with their rows: left alone it adds up partial products of all rows on every device rather than gather
+a weight. An axis that does not divide a dimension is left out for that array, so every shape has a place.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from mma_jax.types import InputError
 
@@ -66,7 +69,7 @@ def spec(path: str, shape: tuple[int, ...]) -> tuple:
     return across
 
 
-def fitted(axes: tuple, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+def fitted(axes: tuple, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The sharding, without the axes that do not divide their dimension."""
 
     def divides(axis, size: int) -> bool:
@@ -75,6 +78,12 @@ def fitted(axes: tuple, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
 
     kept = [axis if axis and divides(axis, size) else None for axis, size in zip(axes, shape, strict=True)]
     return NamedSharding(mesh, PartitionSpec(*kept))
+
+
+def keep(x: jax.Array, *axes) -> jax.Array:
+    """x, of which the compiler is told how it is split, if the program is for a mesh (`Placement.program`)."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return x if mesh.empty else jax.lax.with_sharding_constraint(x, fitted(axes, x.shape, mesh))
 
 
 def of_weights(tree: Tree, mesh: Mesh) -> Tree:
@@ -116,6 +125,18 @@ class Placement:
     def weights(self, tree: Tree) -> Tree:
         """What `of_weights` knows."""
         return tree if self.mesh is None else jax.tree.map(_put, tree, of_weights(tree, self.mesh))
+
+    def program(self, function: Callable) -> Callable:
+        """The function, traced for the mesh."""
+        if self.mesh is None:
+            return function
+
+        @functools.wraps(function)
+        def traced(*args, **kwargs):
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                return function(*args, **kwargs)
+
+        return traced
 
     def rows(self, tree: Tree) -> Tree:
         """What `of_rows` knows."""

@@ -1,7 +1,8 @@
 """What the device programs of a config need, compiled ahead of time from shapes alone: no weight is read or made.
 
-`measure` compiles for as many virtual CPU devices as config.mesh asks for, in a process of its own. The compiler's
-figures are per device. On CPU they are an upper bound for int8: XLA:CPU widens weights before it multiplies.
+`measure` compiles for as many virtual CPU devices as config.mesh asks for, in a process of its own, with the schedule
+that needs least memory, as TPU and GPU have it (XLA:CPU's usual one trades memory for concurrency). The compiler's
+figures are per device. On CPU they are an upper bound: XLA:CPU widens int8 and bfloat16 before it multiplies.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def _sampling(config, mesh, graph, params, frozen) -> dict[str, dict[str, int]]:
     slots = min(config.env.context, max(numbers(config, "sampler.slots")))
     chunk = max(n for n in numbers(config, "sampler.chunks") if n <= slots)
     state = nnx.merge_state(params, frozen)
-    sampler = Sampler(nnx.merge(graph, params, frozen), (0,), (slots,), (chunk,), block=rows)
+    model = nnx.merge(graph, params, frozen)
+    sampler = Sampler(model, (0,), (slots,), (chunk,), block=rows, placement=sharding.Placement(mesh))
     dtype = jnp.dtype(config.model.dtype)
     caches = jax.eval_shape(lambda: empty_caches(shape, rows, sampler.width(slots), dtype))
     axes = (sharding.ROWS, "tensor", None, None)
@@ -85,7 +87,7 @@ def _sampling(config, mesh, graph, params, frozen) -> dict[str, dict[str, int]]:
 def _learning(config, mesh, graph, params, frozen) -> dict[str, dict[str, int]]:
     settings, turns = config.ppo, config.env.turns
     length = max(numbers(config, "model.lengths" if config.model.lengths else "sampler.slots"))
-    rows, packs = settings.micro_batch, -(-settings.micro_batch // settings.samples)
+    rows, packs = settings.micro_batch, _packs(settings)
     by_token, by_turn = (jax.ShapeDtypeStruct((rows, size), jnp.float32) for size in (length, turns))
     flags, turn_mask = (jax.ShapeDtypeStruct((rows, size), bool) for size in (length, turns))
     ids, packed = _ints(rows, length), _ints(packs, length)
@@ -96,7 +98,7 @@ def _learning(config, mesh, graph, params, frozen) -> dict[str, dict[str, int]]:
         ppo.Targets(by_turn, by_turn, by_turn, by_token),
     )
     counts = {"tokens": np.float32(1), "turns": np.float32(1)}
-    _, accumulate = ppo.make_passes(graph, settings)
+    _, accumulate = ppo.make_passes(graph, settings, sharding.Placement(mesh))
     lowered = accumulate.lower(params, params, frozen, *_given(inputs, sharding.of_rows(inputs, mesh)), counts)
     return {f"PPO gradient, {rows} x {length}": _memory(lowered)}
 
@@ -123,7 +125,8 @@ def measure(config) -> dict[str, dict[str, int]]:
         InputError: the programs do not compile, for example because the settings contradict each other.
     """
     sizes = _sizes(config)
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={math.prod(sizes)}"
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_enable_concurrency_optimized_scheduler=false"
+    flags += f" --xla_force_host_platform_device_count={math.prod(sizes)}"
     done = subprocess.run(
         [sys.executable, "-m", "mma_jax.runs.aot", json.dumps(sizes)],
         input=config.to_json(),
@@ -137,10 +140,22 @@ def measure(config) -> dict[str, dict[str, int]]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def undivided(config, parts: int) -> str:
+    """What is wrong with batches split `parts` ways (data x fsdp), in a line, or nothing."""
+    batches = {"sft.batch": config.sft.batch, "ppo.micro_batch / ppo.samples": _packs(config.ppo)}
+    said = [f"{name} = {rows}" for name, rows in batches.items() if rows % parts]
+    return f"{', '.join(said)}: no multiple of data x fsdp = {parts}; each device computes all rows" if said else ""
+
+
+def _packs(settings) -> int:
+    return -(-settings.micro_batch // settings.samples)
+
+
 def table(config) -> list[tuple[str, str]]:
     """Rows (program, memory per device), from `measure`."""
-    said = "x".join(map(str, _sizes(config)))
-    return [
+    data, fsdp, tensor = _sizes(config)
+    said, problem = f"{data}x{fsdp}x{tensor}", undivided(config, data * fsdp)
+    return [("batches", problem)] * bool(problem) + [
         (
             f"{name} on {said} devices",
             f"{sum(memory.values()) / 2**30:.2f} GiB each: "

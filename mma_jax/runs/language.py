@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import nnx
 
 from mma_jax.agents import demonstrations, language_model
@@ -44,7 +45,10 @@ class Language:
         self.folder = Path(config.model.path or L0_TINY)
         self.tokenizer = load_tokenizer(self.folder)
         self.chat = Chat(self.tokenizer)
-        self.placement = Placement(make_mesh(**config.mesh))
+        mesh = make_mesh(**config.mesh)
+        self.placement = Placement(mesh)
+        if problem := aot.undivided(config, mesh.shape["data"] * mesh.shape["fsdp"]):
+            logging.warning("%s", problem)
         self._own = self.placement  # what rollouts run on: this process's devices alone, see `runs.hosts`
         if jax.process_count() > 1:
             self._own = Placement(make_mesh(devices=jax.local_devices()))
@@ -85,6 +89,7 @@ class Language:
             numbers(self.config, "sampler.chunks"),
             block=BLOCK if jax.default_backend() == "cpu" else None,
             forced_next=self._forced() if settings.forced == "on" else None,
+            placement=self._own,
         )
 
     def _forced(self) -> np.ndarray:

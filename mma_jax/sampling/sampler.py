@@ -30,6 +30,7 @@ from flax import nnx
 
 from mma_jax.models.heads import ActorCritic
 from mma_jax.models.llama import Llama, empty_caches
+from mma_jax.models.sharding import HERE, Placement
 from mma_jax.sampling import step
 from mma_jax.types import InputError
 
@@ -56,6 +57,8 @@ class Sampler:
         block: R, rows computed at a time; None takes all rows of a session. 16 is best on CPU: batches that are sparse,
             ragged or partly finished waste less.
         forced_next: int32 [V], the only token that may follow each token or -1: grammar's punctuation. None: all free.
+        placement: where the weights are. Prompts stay with their rows and weights are fetched; in decoding, where the
+            weights are more than a batch's tokens, the compiler decides what moves.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Sampler:
         chunk_buckets: Sequence[int],
         block: int | None = None,
         forced_next: np.ndarray | None = None,
+        placement: Placement = HERE,
     ):
         for name, buckets in (("slots", slots_buckets), ("chunk", chunk_buckets)):
             if not buckets or min(buckets) < 1:
@@ -75,7 +79,8 @@ class Sampler:
         self.stop_ids, self.forced_next, self.block = tuple(stop_ids), forced_next, block
         self.slots_buckets, self.chunk_buckets = sorted(slots_buckets), sorted(chunk_buckets)
         graphdef = nnx.graphdef(model)
-        self.prefill = jax.jit(functools.partial(step.prefill, graphdef), donate_argnames="caches")
+        prefill = placement.program(functools.partial(step.prefill, graphdef))
+        self.prefill = jax.jit(prefill, donate_argnames="caches")
         self.decode = jax.jit(
             functools.partial(step.decode, graphdef, self.stop_ids, forced_next), donate_argnames="caches"
         )

@@ -49,11 +49,11 @@ def run(sizes, int8):
     params = jax.tree.unflatten(tree, moved)
     params, frozen = placement.weights(params), placement.weights(frozen)
     config = fixture.sft_config(steps=3)
-    state, step = placement.weights(sft.init(params, config)), sft.make_step(graph, config)
+    state, step = placement.weights(sft.init(params, config)), sft.make_step(graph, config, placement)
     batch = placement.rows(pad(sequences, (32,), fixture.TURNS))
     figures = []
     prompts = [[1, 2, 3], [4, 5, 6, 7, 8], [9, 10], [11]]
-    sampler = Sampler(nnx.merge(graph, params, frozen), (0,), (32,), (8,))
+    sampler = Sampler(nnx.merge(graph, params, frozen), (0,), (32,), (8,), placement=placement)
     session = sampler.open(nnx.merge_state(params, frozen), 4, 16)
     session.extend(range(4), prompts)
     said = [c.tokens for c in session.sample(range(4), np.zeros((4, 2), np.uint32), 8, 0.0)]
