@@ -54,7 +54,7 @@ def load_llama(
     folder = pathlib.Path(folder)
     config = read_config(folder)
     found = {}
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         file = tensors.open_file(path)
         found |= dict.fromkeys(file.keys(), (path, file))
     model = nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=param_dtype))
@@ -221,7 +221,12 @@ def _is_projection(name: str) -> bool:
     return name.endswith(("_proj.weight", _HEAD))
 
 
-def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
+def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files that hold a checkpoint's tensors: the whole, or its shards by name.
+
+    Raises:
+        InputError: an index that names no files.
+    """
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if whole.is_file() or not index.is_file():
         return [whole]

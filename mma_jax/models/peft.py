@@ -16,6 +16,7 @@ from mma_jax.models.lora import TARGETS, adapters
 from mma_jax.types import InputError
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+PREFIX, A, B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
 def save_peft(model: Llama, folder: str | os.PathLike, base: str = "") -> None:
@@ -36,7 +37,7 @@ def save_peft(model: Llama, folder: str | os.PathLike, base: str = "") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {}
     for layer, name, adapter in found:
-        for part, leaf in zip("AB", (adapter.a, adapter.b), strict=True):
+        for part, leaf in zip((A, B), (adapter.a, adapter.b), strict=True):
             arrays[_key(layer, name, part)] = np.ascontiguousarray(np.asarray(leaf[...]).T)
     first = found[0][2]
     settings = {
@@ -71,7 +72,7 @@ def load_peft(model: Llama, folder: str | os.PathLike) -> None:
     wanted = {
         _key(layer, name, part): (adapter, leaf)
         for layer, name, adapter in adapters(model)
-        for part, leaf in zip("AB", (adapter.a, adapter.b), strict=True)
+        for part, leaf in zip((A, B), (adapter.a, adapter.b), strict=True)
     }
     tensors.check_names(wanted, file.keys(), folder, ignored=())
     for key, (adapter, leaf) in wanted.items():
@@ -109,4 +110,4 @@ def read_settings(folder: str | os.PathLike) -> dict:
 
 
 def _key(layer: int, name: str, part: str) -> str:
-    return f"base_model.model.model.layers.{layer}.{TARGETS[name]}.{name}.lora_{part}.weight"
+    return f"{PREFIX}model.layers.{layer}.{TARGETS[name]}.{name}{part}"

@@ -17,12 +17,13 @@ from mma_jax.agents.language_model import Played
 from mma_jax.envs.environment import Environment
 from mma_jax.envs.observations import NULL
 from mma_jax.evaluation.checks import numbers
+from mma_jax.models import peft
 from mma_jax.models.convert import L0_TINY, load_llama
 from mma_jax.models.heads import TRAINABLE, ActorCritic
 from mma_jax.models.llama import Llama
 from mma_jax.models.sharding import Placement, make_mesh
 from mma_jax.models.tokenizer import Chat, load_tokenizer
-from mma_jax.runs import aot
+from mma_jax.runs import aot, hosts
 from mma_jax.sampling import grammar
 from mma_jax.sampling.sampler import Sampler
 from mma_jax.types import Episode, InputError
@@ -73,6 +74,12 @@ class Language:
     def adapter(self, seed: int) -> nnx.State:
         """LoRA and value head before any training: the base model's own behavior, V = 0."""
         return self.placement.weights(nnx.split(self._actor(self.base, seed), TRAINABLE, ...)[1])
+
+    def publish(self, adapter: nnx.State, folder: Path) -> None:
+        """Writes an adapter for `peft`, unless it is there; the value head, which peft does not know, is left out."""
+        adapter = self.placement.fetch(adapter)  # every process takes part
+        if hosts.first() and not (folder / peft.SETTINGS).is_file():
+            peft.save_peft(nnx.merge(self.graph, adapter, self._playing).model, folder, str(self.folder.resolve()))
 
     @functools.cached_property
     def buckets(self) -> tuple[int, ...]:

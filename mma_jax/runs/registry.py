@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mma_jax.runs import all as everything
-from mma_jax.runs import audit, clip, evaluate, prepare, pretrain, report, train
+from mma_jax.runs import audit, clip, evaluate, export, prepare, pretrain, report, train
 
 RUNS: dict[str, Callable[[object, Path, bool], None]] = {
     "all": everything.run,
@@ -17,5 +17,6 @@ RUNS: dict[str, Callable[[object, Path, bool], None]] = {
     "train": train.run,
     "clip": clip.run,
     "pretrain": pretrain.run,
+    "export": export.run,
 }
 """Each is called as run(config, directory, dry_run)."""

@@ -6,7 +6,8 @@ again, what was interrupted goes on.
     MMA-Pooled       the same budget, over the natural mixture: each modality missing independently
     MMA-Interactive  SFT and PPO of its own, with Ask_User among the tools
 
-DIR/train/METHOD/SEED holds checkpoints, panel.jsonl and TensorBoard events.
+DIR/train/METHOD/SEED holds checkpoints, panel.jsonl, TensorBoard events and, once trained, the adapter in the format of
+`peft`.
 """
 
 from __future__ import annotations
@@ -82,8 +83,11 @@ class Trainer:
         checkpoints = Checkpoints(directory / "checkpoints", KEEP)
         try:
             if recipe.start:
-                return self._reinforce(recipe, self.adapter(recipe.start, seed), seed, panel, checkpoints)
-            return self._imitate(recipe, seed, panel, checkpoints)
+                learned = self._reinforce(recipe, self.adapter(recipe.start, seed), seed, panel, checkpoints)
+            else:
+                learned = self._imitate(recipe, seed, panel, checkpoints)
+            self.language.publish(learned, directory / "adapter")
+            return learned
         finally:
             panel.close()
             checkpoints.close()

@@ -11,6 +11,7 @@ from mma_jax.config import base
 from mma_jax.evaluation.results import Cell
 from mma_jax.learning import ppo, vocabulary
 from mma_jax.learning.checkpoint import Checkpoints
+from mma_jax.models import peft
 from mma_jax.models.convert import save_llama
 from mma_jax.models.llama import Llama, LlamaConfig
 from mma_jax.models.tokenizer import load_tokenizer, train_tokenizer
@@ -98,6 +99,17 @@ def test_the_checkpoint_that_validates_best_is_the_agent(trained, config):
         np.testing.assert_array_equal(ours, theirs)
     validate = trainer.validation(train.RECIPES["MMA-Auto"])
     assert validate(best.params) == pytest.approx(judged[step], abs=1e-6)
+
+
+def test_trained_adapters_are_there_for_peft(trained, config):
+    trainer = train.Trainer(experiment(config, trained), Language(config))
+    language, agent = trainer.language, trainer.adapter("MMA-Auto", 0)
+    folder = trained / "train" / "MMA-Auto" / "0" / "adapter"
+    plain = nnx.merge(language.graph, language.adapter(5), language.frozen).model
+    peft.load_peft(plain, folder)
+    tokens = np.arange(12, dtype=np.int32)[None]
+    expected = nnx.merge(language.graph, agent, language.frozen).model(tokens)
+    np.testing.assert_array_equal(np.asarray(plain(tokens)), np.asarray(expected))
 
 
 def test_support_and_query_share_no_user(trained, config):
