@@ -165,6 +165,10 @@ class ScriptedSession:
         for row, ids in zip(rows, [list(self.ids[source]) for source in sources], strict=True):
             self.ids[row] = ids
 
+    def truncate(self, rows, lengths):
+        for row, length in zip(rows, lengths, strict=True):
+            self.ids[row] = self.ids[row][:length]
+
     def sample(self, rows, keys, max_new, temperature):
         self.calls.append((list(rows), keys, temperature))
         limits = np.broadcast_to(max_new, len(rows))

@@ -68,7 +68,7 @@ def play(
     Args:
         sampler: a `sampling.sampler.Sampler`.
         state: the policy's weights, as `sampler.open` takes them.
-        batch: rows of a session; rows that end early idle until all have ended.
+        batch: rows of a session; where an episode ends the next one begins.
         key: (seed, iteration), from which every sampling key derives (DESIGN §6.15).
         temperature: 0 is greedy.
         max_new: tokens of a turn, its end token included; a longer turn is cut off there, or where the context ends.
@@ -81,18 +81,29 @@ def play(
         InputError: an opening and one turn do not fit the context.
     """
     games = [(episode, sample) for episode in episodes for sample in range(samples)]
-    played: list[Played] = []
+    played: list[Played | None] = [None] * len(games)
+
+    def begin(game: int) -> _Row:
+        episode, sample = games[game]
+        row = _Row(chat, env, episode, (*key, sample))
+        _check_room(len(row.transcript), max_new, context, f"episode {episode.episode_id}")
+        return row
+
+    seats = list(range(min(batch, len(games))))  # the game in each row
+    rows, waiting = [begin(game) for game in seats], iter(range(len(seats), len(games)))
+    session = sampler.open(state, rows=batch, slots=context)
+    _share_openings(session, rows)
     with tqdm(total=len(games), desc=label, leave=False, disable=not label) as bar:
-        for start in range(0, len(games), batch):
-            rows = [_Row(chat, env, episode, (*key, sample)) for episode, sample in games[start : start + batch]]
-            for row in rows:
-                _check_room(len(row.transcript), max_new, context, f"episode {row.episode.episode_id}")
-            session = sampler.open(state, rows=batch, slots=context)
-            _share_openings(session, rows)
-            while still := sum(row.open for row in rows):
-                _play_turn(session, rows, temperature, max_new, context, script)
-                bar.update(still - sum(row.open for row in rows))
-            played += [row.played() for row in rows]
+        while still := [n for n, row in enumerate(rows) if row.open]:
+            _play_turn(session, rows, temperature, max_new, context, script)
+            ended = [n for n in still if not rows[n].open]
+            for n in ended:
+                played[seats[n]] = rows[n].played()
+            bar.update(len(ended))
+            for n, game in zip(ended, waiting, strict=False):
+                seats[n], new = game, begin(game)
+                _reseat(session, n, rows[n], new)
+                rows[n] = new
     return played
 
 
@@ -183,6 +194,14 @@ def _share_openings(session, rows: list[_Row]) -> None:
     for row in rows:
         row.unread = row.unread[len(common) :]
     _read_unread(session, rows, range(len(rows)))
+
+
+def _reseat(session, n: int, old: _Row, new: _Row) -> None:
+    """Give row n to another episode; what both begin with stays computed."""
+    pairs = zip(old.transcript.tokens, new.transcript.tokens[:-1], strict=False)  # the last token is always run
+    common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    session.truncate([n], [common])
+    new.unread = new.unread[common:]
 
 
 def _read_unread(session, rows: list[_Row], numbers: Iterable[int]) -> None:

@@ -151,10 +151,11 @@ class Session:
         self._cached = [self._cached[source] for source in origin]
         self._queue = [list(self._queue[source]) for source in origin]
 
-    def reset(self, rows: Sequence[int]) -> None:
-        """Empty some rows for other text."""
-        for row in self._checked(rows):
-            self._cached[row], self._queue[row] = 0, []
+    def truncate(self, rows: Sequence[int], lengths: Sequence[int]) -> None:
+        """Keep the first tokens of some rows, at most `lengths` of them, for other text to follow."""
+        for row, length in zip(self._checked(rows), lengths, strict=True):
+            self._queue[row] = self._queue[row][: max(0, length - self._cached[row])]
+            self._cached[row] = min(length, self._cached[row])
 
     def sample(
         self, rows: Sequence[int], keys: np.ndarray, max_new: int | Sequence[int], temperature: float

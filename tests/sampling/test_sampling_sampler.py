@@ -195,14 +195,18 @@ def test_copies_share_a_prompt_and_part_ways(model, sampler):
         check(model, histories[row], completion, KEYS[row], 1.0)
 
 
-def test_reset_rows_take_other_text(model, sampler):
+@pytest.mark.parametrize("kept", [0, 2, 7])
+def test_truncated_rows_take_other_text(model, sampler, kept):
+    """Behind what is kept of a row, computed or still queued, other text follows."""
     session = sampler.open(nnx.state(model), rows=2, slots=24)
     session.extend([0, 1], prompts(2))
-    session.sample([0, 1], KEYS[:2], 5, 1.0)
-    session.reset([1])
-    assert session.length(1) == 0
+    begun = session.sample([0, 1], KEYS[:2], 5, 1.0)
+    session.extend([1], [[9, 8, 7, 6]])
+    history = [*prompts(2)[1], *begun[1].tokens, 9, 8, 7, 6][:kept]
+    session.truncate([1], [kept])
+    assert session.length(1) == kept
     session.extend([1], [[3, 4, 5]])
-    check(model, [3, 4, 5], session.sample([1], KEYS[[1]], 5, 1.0)[0], KEYS[1], 1.0)
+    check(model, [*history, 3, 4, 5], session.sample([1], KEYS[[1]], 5, 1.0)[0], KEYS[1], 1.0)
 
 
 def test_rule_14_forced_tokens_are_not_sampled(model):
