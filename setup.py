@@ -31,7 +31,7 @@ setup(
         "jax>=0.10",
         "flax>=0.12",
         "optax>=0.2.5",
-        "orbax-checkpoint>=0.11",
+        "orbax-checkpoint>=0.12",
         "transformers>=5.0",
         "sentencepiece>=0.2",
         "safetensors>=0.5",

@@ -3,11 +3,12 @@
     python -m mma_jax.main --config=configs/demo.py --workdir=runs/demo [--config.key=value ...] [--dry_run]
 
 Exit codes: 0 done, 2 the input was wrong (one line on stderr), 143 SIGTERM came (training saves first; the same command
-goes on), 1 anything else.
+goes on), 1 anything else (one line if the disk is full or the like, or else a traceback).
 """
 
 from __future__ import annotations
 
+import errno
 import sys
 
 from absl import app, flags, logging
@@ -26,6 +27,9 @@ _COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0; e
 _PROCESSES = flags.DEFINE_integer("processes", 1, "How many there are, with --coordinator.", lower_bound=1)
 _PROCESS = flags.DEFINE_integer("process", 0, "Which one this is, with --coordinator.", lower_bound=0)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan (data, shapes, memory, devices) and stop.")
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE)
+"""Errors of a disk, not of the program: full, over its quota or its files' limit, gone, or closed to us."""
 
 
 def _main(argv: list[str]) -> None:
@@ -72,6 +76,12 @@ def run() -> None:
     except InputError as error:
         print(f"mma_jax: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        where = error.filename or _WORKDIR.value
+        print(f"mma_jax: {where}: {error.strerror}; set it right, then the same command goes on", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
+from collections.abc import Iterator
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,7 @@ from mma_jax.types import InputError
 
 _DTYPES = ("F32", "BF16", "F16")
 _BUFFER = "rotary_emb.inv_freq"  # a constant that early checkpoints carry along
+_PIECE = 1 << 18  # weights made int8 at a time
 _HEAD = "lm_head.weight"  # some checkpoints store it although the embedding is the head
 
 
@@ -37,8 +40,9 @@ def load_llama(
 ) -> Llama:
     """Reads a folder that `transformers` wrote for `LlamaForCausalLM`.
 
-    Names, shapes and dtypes are all checked before the first tensor is read; then one tensor at a time goes from the
-    file to its devices in its final dtype, so the host holds little more than the largest.
+    Names, shapes and dtypes are all checked before the first tensor is read; then one file at a time is open, and one
+    tensor at a time goes from there to its devices in its final dtype. Beside the result, the host holds what has been
+    read of that file, which the system may take back, and little more than the tensor in its final dtype.
 
     Args:
         folder: with config.json and model.safetensors, or model.safetensors.index.json and the shards it names.
@@ -53,10 +57,8 @@ def load_llama(
     """
     folder = pathlib.Path(folder)
     config = read_config(folder)
-    found = {}
-    for path in weight_files(folder):
-        file = tensors.open_file(path)
-        found |= dict.fromkeys(file.keys(), (path, file))
+    files = weight_files(folder)
+    found = {name: header for path in files for name, header in tensors.headers(path).items()}
     model = nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=param_dtype))
     if int8:
         quantize.quantize(model)
@@ -64,15 +66,38 @@ def load_llama(
     wanted = {_public_name(ours): ours for ours in leaves if not ours.endswith(quantize.SCALES)}
     tensors.check_names(wanted, found, folder, ignored=(_BUFFER, _HEAD) if config.tied else (_BUFFER,))
     for name, ours in wanted.items():
-        _check(name, list(leaves[ours].shape[::-1] if _is_projection(name) else leaves[ours].shape), *found[name])
-    for name, ours in tqdm(wanted.items(), desc=f"reading {folder.name}", leave=False, delay=2):
-        array, leaf = found[name][1].get_tensor(name), leaves[ours]
-        array = array.T if _is_projection(name) else array
-        if leaf.dtype == jnp.int8:
-            array, scales = quantize.to_int8(array, axis=0 if _is_projection(name) else 1)
-            leaves[quantize.scales_of(ours)].set_value(placement.parameter(quantize.scales_of(ours), scales))
-        leaf.set_value(placement.parameter(ours, np.ascontiguousarray(array, leaf.dtype)))
+        _check(name, leaves[ours].shape[::-1] if _is_projection(name) else leaves[ours].shape, found[name])
+    progress = tqdm(total=len(wanted), desc=f"reading {folder.name}", leave=False, delay=2)
+    for path in files:
+        with tensors.open_file(path) as file:
+            for name in [name for name in wanted if found[name].path == path]:
+                for ours, array in _converted(name, wanted[name], file, leaves[wanted[name]].dtype):
+                    leaves[ours].set_value(placement.parameter(ours, array))
+                progress.update()
+    progress.close()
     return model
+
+
+def _converted(name: str, ours: str, file: safe_open, dtype) -> Iterator[tuple[str, np.ndarray]]:
+    """Our parameters, by path, that a public tensor makes: itself in `dtype`, and if that is int8 its scales."""
+    if dtype == jnp.int8:
+        array, scales = _rows_to_int8(file.get_slice(name))
+        yield quantize.scales_of(ours), scales
+    else:
+        array = file.get_tensor(name)
+    yield ours, np.ascontiguousarray(array.T if _is_projection(name) else array, dtype)
+
+
+def _rows_to_int8(tensor) -> tuple[np.ndarray, np.ndarray]:
+    """`quantize.to_int8` of a tensor on disk, [outputs, inputs] or [V, E], a few rows at a time: floats take four times
+    the memory, several times over."""
+    rows, columns = tensor.get_shape()
+    array, scales = np.empty((rows, columns), np.int8), np.empty(rows, np.float32)
+    step = max(1, _PIECE // columns)
+    for start in range(0, rows, step):
+        piece = slice(start, min(start + step, rows))  # it does not clip
+        array[piece], scales[piece] = quantize.to_int8(tensor[piece], axis=1)
+    return array, scales
 
 
 def save_llama(model: Llama, folder: str | os.PathLike, dtype=None) -> None:
@@ -109,8 +134,8 @@ def read_config(folder: str | os.PathLike) -> LlamaConfig:
     """Reads config.json, of transformers 5 (`rope_parameters`) or before (`rope_theta`, `rope_scaling`).
 
     Raises:
-        InputError: it is missing or broken, of another architecture, or of a Llama with biases, another activation or
-            another kind of rope scaling than Llama 3's.
+        InputError: it is missing or broken, of another architecture, of a Llama with biases, another activation or
+            another kind of rope scaling than Llama 3's, or of sizes that no Llama has.
     """
     folder = pathlib.Path(folder)
     path = folder / "config.json"
@@ -125,10 +150,10 @@ def read_config(folder: str | os.PathLike) -> LlamaConfig:
             raise InputError(f"{path}: {key} is {values[key]!r}; only Llamas with {_DEFAULTS[key]!r} are read")
     try:
         config = _from_public(values)
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise InputError(f"{path}: not the configuration of a Llama ({type(error).__name__}: {error})") from None
-    sizes = (config.vocab_size, config.width, config.layers, config.heads, config.kv_heads, config.hidden)
-    if min(sizes) < 1 or config.heads % config.kv_heads or config.head_dim < 2 or config.head_dim % 2:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        problem = tensors.line(f"{type(error).__name__}: {error}")
+        raise InputError(f"{path}: not the configuration of a Llama ({problem})") from None
+    if config.heads % config.kv_heads or config.head_dim % 2 or config.layers > _DEEPEST:
         raise InputError(f"{path}: no Llama has these sizes, check them: {config}")
     if (scaling := config.rope_scaling) and not 0 < scaling.low_freq_factor < scaling.high_freq_factor:
         raise InputError(f"{path}: rope scaling needs 0 < low_freq_factor < high_freq_factor, not {scaling}")
@@ -156,28 +181,53 @@ _SIZES = {
 }
 
 
+_LARGEST = 1 << 24
+_DEEPEST = 1 << 10
+"""Far beyond any Llama: larger sizes are a broken file's, and would fill the memory before a tensor proves it."""
+
+
 def _from_public(values: dict) -> LlamaConfig:
-    heads = values["num_attention_heads"]
-    values = {"num_key_value_heads": heads, "head_dim": values["hidden_size"] // heads} | values
+    heads = _integer(values, "num_attention_heads")
+    width, rest = divmod(_integer(values, "hidden_size"), heads)
+    if rest and "head_dim" not in values:
+        raise ValueError(f"hidden_size {values['hidden_size']} is no multiple of num_attention_heads {heads}")
+    values = {"num_key_value_heads": heads, "head_dim": width} | values
+    if not isinstance(values["tie_word_embeddings"], bool):
+        raise ValueError(f"tie_word_embeddings is {values['tie_word_embeddings']!r}, expected true or false")
     rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
+    rope = {"rope_theta": values["rope_theta"]} | rope
     scaling, kind = None, rope.get("rope_type", rope.get("type", "default"))
     if kind == "llama3":
         rope = {"original_max_position_embeddings": values["max_position_embeddings"]} | rope
         scaling = RopeScaling(
-            factor=float(rope["factor"]),
-            low_freq_factor=float(rope["low_freq_factor"]),
-            high_freq_factor=float(rope["high_freq_factor"]),
-            original_length=int(rope["original_max_position_embeddings"]),
+            factor=_positive(rope, "factor"),
+            low_freq_factor=_positive(rope, "low_freq_factor"),
+            high_freq_factor=_positive(rope, "high_freq_factor"),
+            original_length=_integer(rope, "original_max_position_embeddings"),
         )
     elif kind != "default":
         raise ValueError(f"rope scaling {kind!r}, only 'llama3' and 'default' are read")
     return LlamaConfig(
-        **{ours: int(values[theirs]) for theirs, ours in _SIZES.items()},
-        rope_theta=float(rope.get("rope_theta", values["rope_theta"])),
+        **{ours: _integer(values, theirs) for theirs, ours in _SIZES.items()},
+        rope_theta=_positive(rope, "rope_theta"),
         rope_scaling=scaling,
-        norm_epsilon=float(values["rms_norm_eps"]),
-        tied=bool(values["tie_word_embeddings"]),
+        norm_epsilon=_positive(values, "rms_norm_eps"),
+        tied=values["tie_word_embeddings"],
     )
+
+
+def _integer(values: dict, key: str) -> int:
+    value = values[key]
+    if type(value) is not int or not 0 < value <= _LARGEST:  # a bool is an int too
+        raise ValueError(f"{key} is {value!r}, expected a whole number from 1 to {_LARGEST}")
+    return value
+
+
+def _positive(values: dict, key: str) -> float:
+    value = values[key]
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        raise ValueError(f"{key} is {value!r}, expected a positive number")
+    return float(value)
 
 
 def _to_public(config: LlamaConfig) -> dict:
@@ -225,7 +275,7 @@ def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
     """The files that hold a checkpoint's tensors: the whole, or its shards by name.
 
     Raises:
-        InputError: an index that names no files.
+        InputError: an index that names no files, or files elsewhere.
     """
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if whole.is_file() or not index.is_file():
@@ -233,12 +283,13 @@ def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
     shards = tensors.read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
         raise InputError(f"{index}: no weight_map from tensors to files; copy the folder again")
+    if elsewhere := [shard for shard in shards.values() if pathlib.PurePath(shard).name != shard or "\0" in shard]:
+        raise InputError(f"{index}: {elsewhere[0]!r} is no file of this folder; get the index from another source")
     return [folder / shard for shard in sorted(set(shards.values()))]
 
 
-def _check(name: str, shape: list[int], path: pathlib.Path, file: safe_open) -> None:
-    header = file.get_slice(name)
-    if header.get_shape() != shape:
-        raise InputError(f"{path}: {name} has shape {header.get_shape()}, its config.json asks for {shape}")
-    if header.get_dtype() not in _DTYPES:
-        raise InputError(f"{path}: {name} is {header.get_dtype()}; weights of {', '.join(_DTYPES)} are read")
+def _check(name: str, shape: tuple[int, ...], found: tensors.Header) -> None:
+    if found.shape != tuple(shape):
+        raise InputError(f"{found.path}: {name} has shape {list(found.shape)}, its config.json asks for {list(shape)}")
+    if found.dtype not in _DTYPES:
+        raise InputError(f"{found.path}: {name} is {found.dtype}; weights of {', '.join(_DTYPES)} are read")

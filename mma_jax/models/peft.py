@@ -100,7 +100,7 @@ def read_settings(folder: str | os.PathLike) -> dict:
         if settings.get(name, value) != value:
             raise InputError(f"{path}: {name} is {settings[name]!r}; only plain LoRA adapters ({value!r}) are read")
     targets, rank, alpha = (settings.get(name) for name in ("target_modules", "r", "lora_alpha"))
-    if not isinstance(targets, list) or not set(targets) <= set(TARGETS):
+    if not isinstance(targets, list) or not all(isinstance(t, str) and t in TARGETS for t in targets):
         raise InputError(f"{path}: target_modules is {targets!r}; known: {', '.join(TARGETS)}")
     if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
         raise InputError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from flax import nnx
 from safetensors import SafetensorError, safe_open
@@ -31,7 +32,22 @@ def open_file(path: pathlib.Path) -> safe_open:
     try:
         return safe_open(path, framework="np")
     except SafetensorError as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error})") from None
+        raise InputError(f"{path}: not a readable safetensors file ({line(error)})") from None
+
+
+class Header(NamedTuple):
+    """What a safetensors file says of a tensor before it is read."""
+
+    path: pathlib.Path
+    shape: tuple[int, ...]
+    dtype: str  # in the format's own spelling, such as BF16
+
+
+def headers(path: pathlib.Path) -> dict[str, Header]:
+    """All tensors of a file by name; see `open_file`."""
+    with open_file(path) as file:
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        return {name: Header(path, tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
 
 
 def check_names(wanted: Iterable[str], found: Iterable[str], path: pathlib.Path, ignored: tuple[str, ...]) -> None:
@@ -45,10 +61,10 @@ def check_names(wanted: Iterable[str], found: Iterable[str], path: pathlib.Path,
         InputError: a tensor is missing or unexpected.
     """
     wanted, found = set(wanted), set(found)
-    if missing := sorted(wanted - found):
-        raise InputError(f"{path}: {len(missing)} tensors are missing, first {missing[0]}; does it fit its config?")
-    if foreign := sorted(name for name in found - wanted if not name.endswith(ignored)):
-        raise InputError(f"{path}: {len(foreign)} unexpected tensors, first {foreign[0]}; does it fit its config?")
+    foreign = {name for name in found - wanted if not name.endswith(ignored)}
+    for names, problem in ((wanted - found, "tensors are missing"), (foreign, "unexpected tensors")):
+        if names:
+            raise InputError(f"{path}: {len(names)} {problem}, first {line(min(names))}; does it fit its config?")
 
 
 def read_json(path: pathlib.Path) -> dict:
@@ -59,8 +75,13 @@ def read_json(path: pathlib.Path) -> dict:
     """
     try:
         values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot read this JSON file ({error})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot read this JSON file ({line(error)})") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a JSON object")
     return values
+
+
+def line(said: object) -> str:
+    """What a broken file makes others say, fit for an error: at most 200 characters that a terminal only prints."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(said)[:200])

@@ -16,6 +16,7 @@ import sentencepiece
 from jinja2.exceptions import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from mma_jax.models.tensors import line
 from mma_jax.types import History, InputError, Message
 
 _SENTINELS = ("\u27e8system\u27e9", "\u27e8user\u27e9", "\u27e8assistant\u27e9", "\u27e8tool\u27e9")
@@ -25,7 +26,7 @@ _SENTINELS = ("\u27e8system\u27e9", "\u27e8user\u27e9", "\u27e8assistant\u27e9",
 class Tokenizer(Protocol):
     """Text to ids and back. `encode` takes text as it is: what looks like a control token there is none."""
 
-    vocab_size: int
+    vocab_size: int  # every id is below; a model needs as many rows
     stop_ids: tuple[int, ...]  # a completion ends with one of these
     template: str  # of a chat, in jinja
     names: dict[str, str]  # bos_token and eos_token, as a template wants them
@@ -37,20 +38,20 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Control tokens are left out."""
+        """Control tokens are left out, and ids of none: a model may have more rows than its tokenizer has tokens."""
         ...
 
 
 class HuggingFaceTokenizer:
-    """A `tokenizer.json`."""
+    """A `tokenizer.json`. Code that a folder brings along is never run."""
 
     def __init__(self, folder: Path):
         from transformers import AutoTokenizer  # here, because importing it takes seconds
 
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.vocab_size = len(self._tokenizer)
-        self.template = self._tokenizer.chat_template or _template(folder)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         known = self._tokenizer.get_vocab()
+        self.vocab_size = max(known.values(), default=-1) + 1  # more than len(known) where ids have gaps
+        self.template = self._tokenizer.chat_template or _template(folder)
         ends = [self._tokenizer.eos_token, *_STOPS]
         self.stop_ids = tuple(dict.fromkeys(known[end] for end in ends if end in known))
         self.names = {name: getattr(self._tokenizer, name) or "" for name in ("bos_token", "eos_token")}
@@ -101,7 +102,7 @@ class SentencePieceTokenizer:
         return [*(self.encode(before) if before else []), self._control[name], *self.encode_control(after)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self._pieces.decode([i for i in ids if not self._pieces.is_control(i)])
+        return self._pieces.decode([i for i in ids if i < self.vocab_size and not self._pieces.is_control(i)])
 
 
 _STOPS = ("<|eot_id|>", "<|eom_id|>", "<|end|>")
@@ -120,8 +121,10 @@ def load_tokenizer(folder: str | Path) -> HuggingFaceTokenizer | SentencePieceTo
         raise InputError(f"{folder}: no tokenizer.json or tokenizer.model here; give a checkpoint folder that has one")
     try:
         tokenizer = kind(folder)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{folder}: the tokenizer cannot be read ({error}); download its files again") from error
+    except InputError:
+        raise
+    except Exception as error:  # the readers raise all kinds
+        raise InputError(f"{folder}: the tokenizer cannot be read ({line(error)}); download its files again") from error
     if not tokenizer.stop_ids:
         raise InputError(f"{folder}: the tokenizer has no end token ({', '.join(_STOPS)} or its eos)")
     return tokenizer
@@ -164,7 +167,7 @@ class Chat:
         self._next = tokenizer.encode_control(rest)
         # a completion brings its own end token, or lacks it
         self._end, self._between = between[:1], between[1:]
-        if self._end[0] not in tokenizer.stop_ids:
+        if not self._end or self._end[0] not in tokenizer.stop_ids:
             raise InputError("the chat template does not end an assistant's message with the tokenizer's end token")
 
     def _render(self, roles: Sequence[str] = ("system", "user", "assistant", "tool")) -> str:
@@ -176,9 +179,9 @@ class Chat:
             text = environment.from_string(self.tokenizer.template).render(
                 messages=messages, add_generation_prompt=True, **self.tokenizer.names
             )
-        except TemplateError as error:
+        except Exception as error:  # a template is a program
             if roles[-1] != "tool":
-                raise InputError(f"the chat template cannot be used: {error}") from error
+                raise InputError(f"the chat template cannot be used: {line(error)}") from error
             return self._render((*roles[:-1], "user"))
         if len(roles) == 4 and roles[-1] == "tool" and f'"{_SENTINELS[3]}"' in text:
             text = text.replace(f'"{_SENTINELS[3]}"', _SENTINELS[3])  # Llama 3.1 quotes what tools return

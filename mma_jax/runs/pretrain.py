@@ -19,13 +19,13 @@ from flax import nnx
 from tqdm import tqdm
 
 from mma_jax.learning import interrupts, pretrain, vocabulary
-from mma_jax.learning.checkpoint import Checkpoints
+from mma_jax.learning.checkpoint import Checkpoints, room
 from mma_jax.learning.panel import Panel
 from mma_jax.learning.state import create, stop_if_stuck
 from mma_jax.models.convert import load_llama, save_llama
 from mma_jax.models.llama import Llama, LlamaConfig
 from mma_jax.models.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from mma_jax.runs.workdir import write_atomically
+from mma_jax.runs.workdir import check_room, used, write_atomically
 from mma_jax.types import InputError
 
 GATES = ("match", "count", "lookup", "scoring")
@@ -35,6 +35,7 @@ TOKENIZER = ("tokenizer.model", "tokenizer_config.json")
 
 GATE_SEED = 1_000_000  # of the documents that gates are measured on; training counts from config.pretrain.seed
 GATE_ROWS = 48
+KEEP = 2  # checkpoints
 
 
 def run(config, directory: Path, dry_run: bool) -> None:
@@ -135,13 +136,18 @@ def take_over(model: Llama, tokenizer: Tokenizer, start: Path) -> None:
 
 
 def train(graph: nnx.GraphDef, parameters: nnx.State, encoder: pretrain.Encoder, config, directory: Path):
-    """Trained parameters, and the curve [[step, loss], ...]. Goes on from the last checkpoint if there is one."""
+    """Trained parameters, and the curve [[step, loss], ...]. Goes on from the last checkpoint if there is one.
+
+    Raises:
+        InputError: checkpoints cannot be written, or have no room.
+    """
     settings = config.pretrain
     optimizer = pretrain.optimizer(settings)
+    state = create(parameters, optimizer)
+    check_room(directory, room(state, KEEP) - used(directory))
     step = pretrain.make_step(graph, optimizer, encoder.said)
     gates = pretrain.make_gates(graph, encoder, GATE_ROWS // 3, GATE_SEED)
-    checkpoints, panel = Checkpoints(directory / "checkpoints", keep=2), Panel(directory, config.alarms)
-    state = create(parameters, optimizer)
+    checkpoints, panel = Checkpoints(directory / "checkpoints", KEEP), Panel(directory, config.alarms)
     start, state, extra = checkpoints.latest(state) or (0, state, {"panel": 0, "curve": []})
     panel.rewind(extra["panel"], start)
     curve, losses = extra["curve"], []

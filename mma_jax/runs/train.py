@@ -17,6 +17,7 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -24,11 +25,12 @@ from mma_jax.agents import credit, demonstrations
 from mma_jax.evaluation.checks import seeds
 from mma_jax.evaluation.experiment import Experiment
 from mma_jax.learning import ppo, sft
-from mma_jax.learning.checkpoint import Checkpoints
+from mma_jax.learning.checkpoint import Checkpoints, room
 from mma_jax.learning.panel import Panel
 from mma_jax.runs import hosts, prepare
 from mma_jax.runs.language import Language, rates
 from mma_jax.runs.prepare import experiment
+from mma_jax.runs.workdir import check_room, used
 from mma_jax.types import FAMILIES, Episode
 
 KEEP = 2  # checkpoints, beside the best
@@ -62,6 +64,7 @@ def run(config, directory: Path, dry_run: bool) -> None:
     wanted = [(name, seed) for name in prepare.methods(made) if name in RECIPES for seed in seeds(config)]
     if wanted:
         trainer = Trainer(made, Language(config))
+        trainer.check_room(wanted)
         for name, seed in wanted:
             trainer.adapter(name, seed)
 
@@ -73,12 +76,36 @@ class Trainer:
         self.made, self.language, self.config = made, language, made.config
         self.adapter = functools.cache(self._adapter)
 
+    def check_room(self, wanted: list[tuple[str, int]]) -> None:
+        """Raises InputError, before anything is compiled, if the checkpoints of these methods and of those that they
+        start from cannot be written, or have no room."""
+        starts = {(RECIPES[name].start, seed) for name, seed in wanted if RECIPES[name].start}
+        needed, (imitator, agent) = 0, self._rooms
+        for name, seed in {*wanted, *starts}:
+            if not (self.directory(name, seed) / "adapter").is_dir():
+                takes = agent if RECIPES[name].start else imitator
+                needed += max(0, takes - used(self.directory(name, seed)))
+        check_room(self.made.directory / "train", needed)
+
+    @functools.cached_property
+    def _rooms(self) -> tuple[int, int]:
+        """Bytes of the checkpoints of an imitator and of an agent."""
+        adapter = self.language.adapter(0)
+        return (
+            room(jax.eval_shape(lambda: sft.init(adapter, self.config.sft)), KEEP),
+            room(jax.eval_shape(lambda: ppo.init(adapter, self.config.ppo)), KEEP),
+        )
+
+    def directory(self, name: str, seed: int) -> Path:
+        """Where everything about a method's training is."""
+        return self.made.directory / "train" / name / str(seed)
+
     def _adapter(self, name: str, seed: int) -> nnx.State:
         """The adapter of a method, trained unless it is there; "ReAct" and the like have the base model's."""
         if name not in RECIPES:
             return self.language.adapter(seed)
-        recipe = RECIPES[name]
-        directory = self.made.directory / "train" / name / str(seed)
+        self.check_room([(name, seed)])
+        recipe, directory = RECIPES[name], self.directory(name, seed)
         panel = Panel(directory, self.config.alarms, writes=hosts.first())
         checkpoints = Checkpoints(directory / "checkpoints", KEEP)
         try:
@@ -128,6 +155,7 @@ class Trainer:
         self, recipe: Recipe, start: nnx.State, seed: int, panel: Panel, checkpoints: Checkpoints
     ) -> nnx.State:
         config, language = self.config.ppo, self.language
+        grammar = language.grammar(self.environment(recipe.interactive))
         state = language.placement.weights(ppo.init(start, config))
         if (found := checkpoints.latest(state)) is None or found[0] < config.iterations:
             ppo.train(
@@ -143,6 +171,7 @@ class Trainer:
                 seed,
                 validate=self.validation(recipe) if config.validate else None,
                 placement=language.placement,
+                allowed=grammar.allowed if grammar else None,
             )
         _, chosen, _ = checkpoints.best(state) or checkpoints.latest(state)
         return chosen.params

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -40,6 +43,40 @@ def open_workdir(path: str, config: ConfigDict, dry_run: bool) -> Path:
         except OSError as error:
             raise InputError(f"cannot write to {directory}: {error.strerror}; choose another --workdir") from error
     return directory
+
+
+def check_room(directory: Path, needed: int) -> None:
+    """Try, before any work, whether a run can keep its files.
+
+    Args:
+        directory: where they go; made when needed.
+        needed: bytes they take beside what is there.
+
+    Raises:
+        InputError: nothing can be written there, or the disk has too little left.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as file:  # permissions do not tell all, so try
+            file.write(b"0")
+    except OSError as error:
+        raise InputError(f"cannot write to {directory}: {error.strerror}; choose another --workdir") from error
+    left = shutil.disk_usage(directory).free
+    if needed > left:
+        raise InputError(
+            f"{directory}: checkpoints need {needed / 2**20:,.0f} MiB and the disk has {left / 2**20:,.0f} MiB left: "
+            "make room, or choose another --workdir"
+        )
+
+
+def used(directory: Path) -> int:
+    """Bytes of all files below a directory, 0 without one."""
+    total = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # another process may be cleaning up
+                total += os.stat(os.path.join(folder, name)).st_size
+    return total
 
 
 def write_atomically(path: Path, text: str) -> None:

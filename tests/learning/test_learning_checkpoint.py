@@ -1,3 +1,6 @@
+import contextlib
+import resource
+
 import jax
 import jax.numpy as jnp
 import learning_fixture as fixture
@@ -5,7 +8,7 @@ import numpy as np
 import pytest
 
 from mma_jax.learning import ppo
-from mma_jax.learning.checkpoint import Checkpoints
+from mma_jax.learning.checkpoint import Checkpoints, room
 from mma_jax.types import InputError
 
 
@@ -66,3 +69,49 @@ def test_the_checkpoint_of_another_model_is_refused(tmp_path, other):
     checkpoints.save(1, state() if isinstance(other, tuple) else {"a": jnp.zeros(4)}, {})
     with pytest.raises(InputError, match="another model"):
         checkpoints.latest(other)
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """A disk that takes no larger file, which needs no privileges: what is written beyond fails, as on a full one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("large", ["arrays", "extra"])
+def test_a_save_that_the_disk_refuses_costs_no_earlier_checkpoint(tmp_path, large, capfd):
+    arrays = {"a": jax.random.normal(jax.random.key(0), (200_000 if large == "arrays" else 3,))}
+    extra = {"text": "x" * 400_000 if large == "extra" else ""}
+    checkpoints = Checkpoints(tmp_path, 1)
+    checkpoints.save(1, small(1), {"kept": True}, 0.5)
+    checkpoints.save(2, small(2), {"kept": True}, 0.1)
+    with files_of_at_most(100_000), pytest.raises(OSError, match="File too large") as caught:
+        checkpoints.save(3, arrays, extra, 0.9)
+    assert caught.value.filename == str(tmp_path)
+    checkpoints.close()  # has nothing to add
+    assert "Traceback" not in capfd.readouterr().err  # one clear line is for whoever catches it
+    for found in (checkpoints, Checkpoints(tmp_path, 1)):
+        step, kept, told = found.latest(small(0))
+        assert (step, kept["a"].tolist(), told) == (2, [2, 2, 2], {"kept": True})
+        assert found.best(small(0))[0] == 1
+    found.save(3, arrays, extra, 0.9)  # once there is room
+    assert Checkpoints(tmp_path, 1).latest(arrays)[0] == 3
+
+
+def test_what_is_not_the_disks_fault_is_not_blamed_on_it(tmp_path):
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        Checkpoints(tmp_path, 1).save(1, small(1), {"a": {1, 2}})
+
+
+def test_room_bounds_what_is_written(tmp_path):
+    arrays = {name: jax.random.normal(jax.random.key(n), (50_000,)) for n, name in enumerate("abc")}
+    assert room(arrays, 2) == room(jax.eval_shape(lambda: arrays), 2) == 4 * 3 * 50_000 * 4
+    checkpoints = Checkpoints(tmp_path, 2)
+    for step, figure in enumerate([0.9, 0.1, 0.2, 0.3], 1):
+        checkpoints.save(step, arrays, {}, figure)
+    written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert 0.6 < written / room(arrays, 2) < 0.8  # three of four remain, somewhat compressed

@@ -26,7 +26,7 @@ def compiled(graphdef, steps):
 @pytest.fixture(autouse=True)
 def compiled_once(monkeypatch):
     """What a step depends on, but for the number of steps, is the same in all tests here."""
-    monkeypatch.setattr(sft, "make_step", lambda graphdef, config: compiled(graphdef, config.steps))
+    monkeypatch.setattr(sft, "make_step", lambda graphdef, config, placement=None: compiled(graphdef, config.steps))
 
 
 def copy(tree):

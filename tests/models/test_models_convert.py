@@ -3,6 +3,9 @@
 import contextlib
 import json
 import pathlib
+import random
+import resource
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,47 +14,14 @@ import pytest
 import torch
 import transformers
 from flax import nnx
+from hostile_fixture import damaged, reads_or_refuses
+from peer import BASE, SCALED, SHAPES, reference
 from safetensors.numpy import load_file, save_file
 
 from mma_jax.models import convert, llama, lora
 from mma_jax.types import InputError
 
-BASE = dict(
-    vocab_size=53,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=512,
-    rms_norm_eps=1e-5,
-    rope_parameters={"rope_type": "default", "rope_theta": 5e5},
-)
-SCALED = {
-    "rope_type": "llama3",
-    "rope_theta": 1e3,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-SHAPES = {
-    "multi_head": dict(num_key_value_heads=4),
-    "grouped": dict(num_key_value_heads=1, num_hidden_layers=3),
-    "tied": dict(tie_word_embeddings=True, rms_norm_eps=1e-2),
-    "scaled": dict(head_dim=16, rope_parameters=SCALED),
-    "wide_heads": dict(head_dim=12, num_attention_heads=4, hidden_size=24),
-}
 TOKENS = np.random.default_rng(0).integers(0, 53, (2, 90)).astype(np.int32)  # longer than `original_...` above
-
-
-def reference(**shape):
-    torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**BASE | shape)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.15 * torch.randn_like(parameter))  # far from uniform attention, norms other than one
-    return model
 
 
 def logits_of(model):
@@ -217,7 +187,8 @@ CONFIGS = {
     "no heads": (dict(num_attention_heads=0, head_dim=None), "not the configuration of a Llama"),
     "groups that do not divide": (dict(num_key_value_heads=3), "no Llama has these sizes"),
     "odd heads": (dict(head_dim=7), "no Llama has these sizes"),
-    "negative": (dict(num_hidden_layers=-1), "no Llama has these sizes"),
+    "negative": (dict(num_hidden_layers=-1), "num_hidden_layers is -1"),
+    "too deep": (dict(num_hidden_layers=10**6), "no Llama has these sizes"),
 }
 
 
@@ -309,3 +280,90 @@ def test_refused_shards(tmp_path):
     for broken in ({}, [], None, {"model.norm.weight": 3}):
         edit_json(index, weight_map=broken)
         refuses(tmp_path, "missing" if broken == {} else "no weight_map", where=str(tmp_path))
+
+
+def test_damaged_weights(folder):
+    path, rng, read = folder / "model.safetensors", random.Random(0), 0
+    whole = path.read_bytes()
+    header = int.from_bytes(whole[:8], "little")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(150):
+        path.write_bytes(damaged(whole, rng, 8 + header))
+        read += reads_or_refuses(convert.load_llama, folder)
+    for size in (0, 1, header - 1, header + 1, 2**20, 2**31, 2**40, 2**63, 2**64 - 1):
+        path.write_bytes(size.to_bytes(8, "little") + whole[8:])
+        assert not reads_or_refuses(convert.load_llama, folder)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 200 * 2**10, f"{grown} KiB for files of {len(whole)} bytes"
+    assert read < 30
+
+
+@pytest.mark.parametrize("shape, dtype", [([10**12], "F32"), ([2**62, 4], "F32"), ([-32], "F32"), ([32], "F\n64")])
+def test_headers_that_lie_allocate_nothing(shape, dtype, folder):
+    lie(folder / "model.safetensors", lambda header: header["model.norm.weight"].update(shape=shape, dtype=dtype))
+    assert not reads_or_refuses(convert.load_llama, folder)
+
+
+def test_names_cannot_write_to_the_terminal(folder):
+    arrays = load_file(folder / "model.safetensors")
+    save_file(arrays | {"a\n\x1b[2Jmma_jax: done": arrays["model.norm.weight"]}, folder / "model.safetensors")
+    with pytest.raises(InputError, match="1 unexpected tensors") as caught:
+        convert.load_llama(folder)
+    assert str(caught.value).isprintable()
+
+
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+SIZES = (*SIZES, "head_dim", "vocab_size")
+LIES = (0, -1, 2**24 + 1, 2**63, 10**30, 8.5, 8.0, "8", True, [8], {}, float("nan"), float("inf"), "\n")
+
+
+@pytest.mark.parametrize("key", SIZES)
+def test_sizes_that_lie(key, folder):
+    true = json.loads((folder / "config.json").read_text())[key]
+    for value in LIES:
+        edit_json(folder / "config.json", **{key: value})
+        assert not reads_or_refuses(convert.read_config, folder), value
+    for value in (true + 1, 2 * true, 4_000):  # a possible size, but not that of these weights
+        edit_json(folder / "config.json", **{key: value})
+        assert not reads_or_refuses(convert.load_llama, folder), value
+
+
+@pytest.mark.parametrize("key", ["rope_theta", "factor", "high_freq_factor", "original_max_position_embeddings"])
+def test_rotations_that_lie(key, folder):
+    edit_json(folder / "config.json", rope_parameters=SCALED)
+    convert.read_config(folder)
+    for value in (0, -1.0, float("nan"), float("inf"), "1", True, None, []):
+        edit_json(folder / "config.json", rope_parameters=SCALED | {key: value})
+        assert not reads_or_refuses(convert.read_config, folder), value
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(hidden_size=33, head_dim=None),
+        dict(rms_norm_eps=-1e-5),
+        dict(rms_norm_eps=float("nan")),
+        dict(tie_word_embeddings="false"),
+        dict(tie_word_embeddings=1),
+        dict(model_type=["llama"]),
+        dict(hidden_act="silu\n"),
+    ],
+)
+def test_other_settings_that_lie(changes, folder):
+    edit_json(folder / "config.json", **changes)
+    assert not reads_or_refuses(convert.read_config, folder)
+
+
+def test_json_without_end(folder):
+    for text in ("[" * 100_000, '{"a":' * 100_000, '{"vocab_size": ' + "1" * 100_000 + "}"):
+        (folder / "config.json").write_text(text)
+        assert not reads_or_refuses(convert.read_config, folder)
+
+
+@pytest.mark.parametrize("shard", ["../model.safetensors", "/dev/zero", "a/../model.safetensors", "a\0"])
+def test_an_index_names_files_of_its_folder_only(shard, folder):
+    shutil.copy(folder / "model.safetensors", folder.parent)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": shard}}))
+    with pytest.raises(InputError, match="no file of this folder"):
+        convert.load_llama(folder)

@@ -72,7 +72,9 @@ def test_adapters_and_caches_work_on_it_and_merging_makes_it_plain():
     np.testing.assert_allclose(logits(model), whole, atol=1e-3)
 
 
-def test_loaded_as_int8_is_quantized_after_loading(tmp_path):
+@pytest.mark.parametrize("piece", [1, 100, 1 << 18])
+def test_loaded_as_int8_is_quantized_after_loading(piece, tmp_path, monkeypatch):
+    monkeypatch.setattr(convert, "_PIECE", piece)  # weights at a time: one row, some with a rest, all
     model = Llama(SMALL, rngs=nnx.Rngs(0))
     convert.save_llama(model, tmp_path)
     loaded = convert.load_llama(tmp_path, int8=True)

@@ -1,11 +1,15 @@
 """Chat and tokenizers, against transformers' own chat templates where there is one."""
 
 import json
+import random
+import shutil
 
 import pytest
+from hostile_fixture import damaged, reads_or_refuses
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mma_jax.learning import vocabulary
+from mma_jax.models.convert import L0_TINY
 from mma_jax.models.tokenizer import Chat, load_tokenizer, train_tokenizer
 from mma_jax.types import InputError, Message
 
@@ -20,14 +24,14 @@ HISTORY = (Message("system", "Rerank the candidates."), Message("user", "12 3 .8
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
+def tiny_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     train_tokenizer(folder, vocabulary.corpus(), vocabulary.symbols(), vocabulary.CONTROL, 2600, vocabulary.TEMPLATE)
-    return load_tokenizer(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def llama3(tmp_path_factory):
+def llama3_folder(tmp_path_factory):
     """A byte-level tokenizer.json in the form of Llama 3's."""
     folder = tmp_path_factory.mktemp("llama3")
     bpe = Tokenizer(models.BPE())
@@ -41,7 +45,17 @@ def llama3(tmp_path_factory):
     bpe.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": SPECIAL[0], "eos_token": SPECIAL[1]}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": LLAMA3}))
-    return load_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_folder):
+    return load_tokenizer(tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def llama3(llama3_folder):
+    return load_tokenizer(llama3_folder)
 
 
 def grown(chat, tokenizer):
@@ -122,3 +136,64 @@ def test_bad_folders_are_refused_in_one_line(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(b"not a model")
     with pytest.raises(InputError, match="cannot be read"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("made", ["tiny_folder", "llama3_folder"])
+def test_damaged_tokenizers(made, request, tmp_path):
+    def read(folder):
+        Chat(load_tokenizer(folder))
+
+    rng, found = random.Random(0), request.getfixturevalue(made)
+    for whole in found.iterdir():
+        shutil.copytree(found, tmp_path, dirs_exist_ok=True)
+        for _ in range(80):
+            (tmp_path / whole.name).write_bytes(damaged(whole.read_bytes(), rng, whole.stat().st_size))
+            reads_or_refuses(read, tmp_path)
+
+
+def set_in(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 1 / 0 }}",
+        "{{ messages.x.y }}",
+        "{% for",
+        "{% include 'x' %}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "",
+        "{% for m in messages %}{{ m.content }}{% endfor %}",
+        7,
+    ],
+)
+def test_templates_that_are_none(template, llama3_folder, tmp_path):
+    shutil.copytree(llama3_folder, tmp_path, dirs_exist_ok=True)
+    set_in(tmp_path / "tokenizer_config.json", chat_template=template)
+    assert not reads_or_refuses(lambda folder: Chat(load_tokenizer(folder)), tmp_path)
+
+
+def test_code_beside_a_tokenizer_is_not_run(llama3_folder, tmp_path):
+    shutil.copytree(llama3_folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenization_own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: ...\n")
+    own = {"AutoTokenizer": [None, "tokenization_own.Own"]}
+    set_in(tmp_path / "tokenizer_config.json", auto_map=own, tokenizer_class="Own")
+    reads_or_refuses(load_tokenizer, tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_every_id_of_a_tokenizer_is_below_its_vocab_size(llama3_folder, tmp_path):
+    """Ids may have gaps: then a tokenizer needs more rows of an embedding than it has tokens."""
+    shutil.copytree(llama3_folder, tmp_path, dirs_exist_ok=True)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["model"]["vocab"]["!"] = 5_000
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.encode("!") == [5_000] and tokenizer.vocab_size > 5_000
+
+
+def test_rows_of_an_embedding_that_are_no_token_decode_to_nothing():
+    tokenizer = load_tokenizer(L0_TINY)
+    ids = tokenizer.encode("red vase")
+    assert tokenizer.decode([*ids, tokenizer.vocab_size, 10**6]) == tokenizer.decode(ids)

@@ -1,0 +1,29 @@
+"""The base model of an experiment and its tokenizer belong together."""
+
+import shutil
+
+import pytest
+from flax import nnx
+
+from mma_jax.config import base
+from mma_jax.models.convert import L0_TINY, save_llama
+from mma_jax.models.llama import Llama, LlamaConfig
+from mma_jax.models.tokenizer import load_tokenizer
+from mma_jax.runs.language import Language
+from mma_jax.types import InputError
+
+
+@pytest.mark.parametrize("missing", [-3, 0, 1])
+def test_a_tokenizer_with_more_tokens_than_the_embedding_has_rows_is_refused(missing, tmp_path):
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        shutil.copy(L0_TINY / name, tmp_path)
+    tokens = load_tokenizer(tmp_path).vocab_size
+    save_llama(Llama(LlamaConfig(tokens - missing, 8, 1, 2, 1, 4, 8), rngs=nnx.Rngs(0)), tmp_path)
+    config = base()
+    config.model.path = str(tmp_path)
+    if missing <= 0:
+        assert Language(config).base.config.vocab_size == tokens - missing
+        return
+    with pytest.raises(InputError, match="not of one checkpoint") as caught:
+        Language(config)
+    assert str(tmp_path) in str(caught.value) and str(tokens) in str(caught.value) and "\n" not in str(caught.value)
