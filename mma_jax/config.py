@@ -101,7 +101,7 @@ def base() -> ConfigDict:
     config.sampler.slots = "512,768,1024,1536,2048,3072,4096,8192"  # sizes of a cache, in tokens
     config.sampler.chunks = "16,32,64,128,256,384,512,1024,2048"  # tokens added at once are padded to one of these
     config.sampler.max_new = 256  # tokens of one turn, at most
-    config.sampler.forced = "off"  # on: punctuation that JSON forces is appended without sampling; off: the paper
+    config.sampler.grammar = "off"  # on: only valid actions are sampled, and nothing that they force; off: the paper
 
     config.sft = ConfigDict()
     config.sft.scores = "train_targets"  # train_targets | router | hindsight (DESIGN §5.10)

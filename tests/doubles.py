@@ -181,5 +181,7 @@ class ScriptedSession:
         self.ids[row] += tokens
         assert len(self.ids[row]) <= self.slots
         finished = tokens[-1] in CharTokenizer.stop_ids
-        logprobs, forced = [-0.5] * len(tokens), [False] * len(tokens)
-        return types.SimpleNamespace(tokens=tokens, logprobs=logprobs, finished=finished, value=value, forced=forced)
+        logprobs, forced, rules = [-0.5] * len(tokens), [False] * len(tokens), [0] * len(tokens)
+        return types.SimpleNamespace(
+            tokens=tokens, logprobs=logprobs, finished=finished, value=value, forced=forced, rules=rules
+        )

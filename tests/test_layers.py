@@ -73,3 +73,18 @@ def test_package_roots_import_nothing():
     for path in [ROOT / "__init__.py", *ROOT.glob("*/__init__.py")]:
         if path.parent.name != "tools":
             assert not imported(path), path
+
+
+PICKLING = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_unpickled(path):
+    """No file imports what loads pickles, numpy is told not to, and torch's format is not read."""
+    assert not PICKLING & {name.partition(".")[0] for name in imported(path)}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        assert not called.startswith("torch.load"), f"{path}:{node.lineno}"
+        if called in ("np.load", "numpy.load"):
+            told = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            assert told.get("allow_pickle") == "False", f"{path}:{node.lineno}"

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from mma_jax.envs.environment import Environment
 from mma_jax.learning.sequences import Sequence
 from mma_jax.models.tokenizer import Chat
+from mma_jax.sampling.grammar import Grammar
 from mma_jax.types import Episode, History, InputError, Message, Trajectory, Turn
 
 
@@ -59,6 +60,7 @@ def play(
     label: str = "",
     samples: int = 1,
     script: Script | None = None,
+    grammar: Grammar | None = None,
 ) -> list[Played]:
     """Play episodes with a policy; results in the order of `episodes`, samples of one episode next to each other.
 
@@ -76,9 +78,10 @@ def play(
         label: of a progress bar; "" for none.
         samples: how often each episode is played.
         script: what to force; None for nothing.
+        grammar: of the environment's actions, that turns are held to; None for free text.
 
     Raises:
-        InputError: an opening and one turn do not fit the context.
+        InputError: an opening and one turn do not fit the context, or a shortest action not max_new.
     """
     games = [(episode, sample) for episode in episodes for sample in range(samples)]
     played: list[Played | None] = [None] * len(games)
@@ -95,7 +98,7 @@ def play(
     _share_openings(session, rows)
     with tqdm(total=len(games), desc=label, leave=False, disable=not label) as bar:
         while still := [n for n, row in enumerate(rows) if row.open]:
-            _play_turn(session, rows, temperature, max_new, context, script)
+            _play_turn(session, rows, temperature, max_new, context, script, grammar)
             ended = [n for n in still if not rows[n].open]
             for n in ended:
                 played[seats[n]] = rows[n].played()
@@ -148,6 +151,7 @@ class Transcript:
         self.tokens: list[int] = []
         self.turn: list[int] = []
         self.logprobs: list[float] = []
+        self.rules: list[int] = []
         self.end = 0  # behind the last completion
 
     def __len__(self) -> int:
@@ -158,9 +162,14 @@ class Transcript:
         self.tokens += ids
         self.turn += [-1] * len(ids)
         self.logprobs += [0.0] * len(ids)
+        self.rules += [0] * len(ids)
 
-    def write(self, turn: int, ids: list[int], logprobs: list[float], forced: list[bool]) -> None:
-        """Append what the policy wrote; a token that the grammar forced was not its choice."""
+    def write(
+        self, turn: int, ids: list[int], logprobs: list[float], forced: list[bool], rules: list[int] | None = None
+    ) -> None:
+        """Append what the policy wrote; a token that the grammar forced was not its choice. rules: None where there was
+        no grammar."""
+        self.rules += rules or [0] * len(ids)
         self.tokens += ids
         self.turn += [-1 if by_grammar else turn for by_grammar in forced]
         self.logprobs += logprobs
@@ -179,6 +188,7 @@ class Transcript:
             starts=np.array([np.argmax(turn == n) - 1 for n in range(len(rewards))], np.int32),
             rewards=np.array(rewards, np.float32),
             logprobs=np.array(self.logprobs[: self.end], np.float32),
+            rules=np.array(self.rules[: self.end], np.int32),
             episode=episode.episode_id,
             family=episode.family,
         )
@@ -217,15 +227,24 @@ def _read_unread(session, rows: list[_Row], numbers: Iterable[int]) -> None:
         rows[n].unread = []
 
 
-def _play_turn(session, rows, temperature: float, max_new: int, context: int, script: Script | None) -> None:
+def _play_turn(
+    session,
+    rows,
+    temperature: float,
+    max_new: int,
+    context: int,
+    script: Script | None,
+    grammar: Grammar | None,
+) -> None:
     """One turn of every open row."""
-    sampling = [n for n, row in enumerate(rows) if row.open and row.begin(script, context)]
+    sampling = [n for n, row in enumerate(rows) if row.open and row.begin(script, context, grammar)]
     if not sampling:
         return
     _read_unread(session, rows, sampling)
     keys = np.stack([rows[n].key() for n in sampling])
     limits = [min(max_new, context - len(rows[n].transcript)) for n in sampling]
-    for n, completion in zip(sampling, session.sample(sampling, keys, limits, temperature), strict=True):
+    watched = (grammar, [rows[n].rule for n in sampling]) if grammar else ()
+    for n, completion in zip(sampling, session.sample(sampling, keys, limits, temperature, *watched), strict=True):
         rows[n].complete(completion)
 
 
@@ -250,6 +269,7 @@ class _Row:
         self.transcript = Transcript()
         self.unread: list[int] = []  # ids that the session has not been given yet
         self.begun: list[int] = []  # forced ids of this turn
+        self.rule = 0  # the grammar's state behind them
         self._read(chat.open(self.prompt))
 
     @property
@@ -259,12 +279,16 @@ class _Row:
     def key(self) -> np.ndarray:
         return sampling_key(*self._key, len(self.turns), self.episode.episode_id)
 
-    def begin(self, script: Script | None, context: int) -> bool:
+    def begin(self, script: Script | None, context: int, grammar: Grammar | None) -> bool:
         """Take what the script forces. Whether there is something left to sample in this turn."""
         forced = script(self.episode, len(self.turns), self.history) if script else None
         whole = forced is not None and forced.complete
         self.begun = self.chat.tokenizer.encode(forced.text) if forced else []
-        if len(self.transcript) + len(self.begun) + (not whole) > context:
+        least = 0 if whole else 1
+        if grammar and not whole:
+            self.rule = grammar.start(forced.text if forced else "")
+            least = grammar.least[self.rule]
+        if len(self.transcript) + len(self.begun) + least > context:
             self.stop_reason = "context_limit"
             return False
         self._read(self.begun)
@@ -274,7 +298,8 @@ class _Row:
 
     def complete(self, completion) -> None:
         """Take what was sampled; its end token, if it has one, is the policy's own."""
-        self.transcript.write(len(self.turns), completion.tokens, completion.logprobs, completion.forced)
+        wrote = completion.tokens, completion.logprobs, completion.forced, completion.rules
+        self.transcript.write(len(self.turns), *wrote)
         text = self.chat.tokenizer.decode([*self.begun, *completion.tokens])
         self._step(text, completion.finished, tuple(completion.tokens), completion.value)
 

@@ -40,7 +40,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "evidence.parts": ("train", "all"),
     "env.count": ("estimate", "model"),
     "model.dtype": ("float32", "bfloat16"),
-    "sampler.forced": ("on", "off"),
+    "sampler.grammar": ("on", "off"),
     "graph.index": ("hnsw", "flat"),
     "graph.source": ("interactions", "copurchases"),
 }

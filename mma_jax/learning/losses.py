@@ -12,6 +12,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from mma_jax.sampling.grammar import RULED_OUT
+
 RATIOS = ("token", "turn", "turn_mean")
 """What is clipped: each token's ratio; a turn's, the product over its tokens (Eq. 6); their geometric mean."""
 
@@ -25,6 +27,8 @@ def token_logprobs(
     tokens: jax.Array,
     action: jax.Array,
     temperature: float,
+    rules: jax.Array | None = None,
+    allowed: Callable[[jax.Array], jax.Array] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """log softmax(logits / temperature) of action tokens, and the entropy of the distributions they came from.
 
@@ -37,6 +41,8 @@ def token_logprobs(
         tokens: int32 [B, T].
         action: bool [B, T], never True in column 0.
         temperature: of the policy, above 0.
+        rules, allowed: int32 [B, T], and a function of them -> bool [..., V]: what a grammar allowed in a token's place
+            (DESIGN §6.14). The distributions are over that; `allowed` None is over everything.
 
     Returns:
         Log-probabilities and entropies in nats, float32 [B, T] each, 0 where `action` is False.
@@ -52,25 +58,28 @@ def token_logprobs(
         padding = [(0, 0), (0, chunks * chunk - length)] + [(0, 0)] * (x.ndim - 2)
         return jnp.pad(x, padding).reshape(batch, chunks, chunk, *x.shape[2:]).swapaxes(0, 1)
 
-    def measure(hidden: jax.Array, token: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def measure(hidden: jax.Array, token: jax.Array, *rule: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = head(hidden) / temperature
+        if allowed is not None:
+            logits = jnp.where(allowed(*rule), logits, RULED_OUT)
         log_p = jax.nn.log_softmax(logits)
         chosen = jnp.take_along_axis(log_p, token[..., None], axis=-1)[..., 0]
         return chosen, -(jnp.exp(log_p) * log_p).sum(-1)
 
-    def nothing(hidden: jax.Array, token: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def nothing(hidden: jax.Array, token: jax.Array, *rule: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jnp.zeros(token.shape), jnp.zeros(token.shape)
 
     @jax.checkpoint  # around the cond: inside it, the head's weights would be kept once for every chunk
-    def measured_or_not(start: jax.Array, hidden: jax.Array, token: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jax.lax.cond(start < reach, measure, nothing, hidden, token)
+    def measured_or_not(start: jax.Array, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.lax.cond(start < reach, measure, nothing, *inputs)
 
-    def step(start: jax.Array, inputs: tuple[jax.Array, jax.Array]):
+    def step(start: jax.Array, inputs: tuple[jax.Array, ...]):
         return start + chunk, measured_or_not(start, *inputs)
 
     before = jnp.take_along_axis(hidden, jnp.maximum(order - 1, 0)[..., None], axis=1)
-    ordered = jnp.take_along_axis(tokens, order, axis=1)
-    _, measured = jax.lax.scan(step, 0, (split(before), split(ordered)))
+    by_token = (tokens,) if allowed is None else (tokens, rules)
+    ordered = (jnp.take_along_axis(x, order, axis=1) for x in by_token)
+    _, measured = jax.lax.scan(step, 0, (split(before), *map(split, ordered)))
 
     def restore(x: jax.Array) -> jax.Array:
         """[chunks, B, chunk] -> [B, T] in the tokens' order"""

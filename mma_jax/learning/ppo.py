@@ -41,6 +41,9 @@ LENGTHS = (16, 64, 256)
 Collect = Callable[[nnx.State, int], tuple[list[Sequence], dict[str, float]]]
 """collect(params, iteration) -> sequences of config.prompts episodes x config.samples, and what else it measured."""
 
+Allowed = Callable[[jax.Array], jax.Array]
+"""Rules int32 [...], of `Batch` -> bool [..., V], which tokens the policy could choose from (DESIGN §6.14)."""
+
 
 class Old(NamedTuple):
     """What was true before the iteration's first update, by row; figures are in nats."""
@@ -124,13 +127,16 @@ def targets(
     return Targets(advantages, goals, to_go, credit)
 
 
-def make_passes(graphdef: nnx.GraphDef, config: Any, placement: Placement = HERE) -> tuple[Callable, Callable]:
+def make_passes(
+    graphdef: nnx.GraphDef, config: Any, placement: Placement = HERE, allowed: Allowed | None = None
+) -> tuple[Callable, Callable]:
     """The two jitted passes over a micro-batch.
 
     Args:
         graphdef: of the ActorCritic, split by heads.TRAINABLE.
         config: config.ppo.
         placement: where their arguments are.
+        allowed: what the grammar of the sampler allowed; None where it had none.
 
     Returns:
         measure(params, frozen, batch, packed) -> (log-probabilities [N, T], entropies [N, T], values [N, M]), and
@@ -143,7 +149,9 @@ def make_passes(graphdef: nnx.GraphDef, config: Any, placement: Placement = HERE
         model = actor_critic.model
         hidden = model(packed.tokens, packed.position, packed.segment, remat=config.remat)
         hidden = hidden.reshape(-1, hidden.shape[-1])[packed.place]
-        measured = losses.token_logprobs(model.logits, hidden, batch.tokens, batch.action, config.temperature)
+        measured = losses.token_logprobs(
+            model.logits, hidden, batch.tokens, batch.action, config.temperature, batch.rules, allowed
+        )
         at_starts = jnp.take_along_axis(hidden, batch.starts[..., None], axis=1)
         return *measured, jnp.where(batch.turn_mask, actor_critic.values(at_starts), 0.0)
 
@@ -169,6 +177,7 @@ def make_update(
     turns: int,
     directory: Path,
     placement: Placement = HERE,
+    allowed: Allowed | None = None,
 ) -> Callable:
     """One PPO iteration's learning: config.epochs passes over the episodes, in config.minibatches updates each.
 
@@ -184,6 +193,7 @@ def make_update(
         turns: M.
         directory: where the batch goes if training has to stop.
         placement: where weights are and batches go.
+        allowed: as for `make_passes`.
 
     Returns:
         update(state, frozen, reference, sequences, rng: np.random.Generator, value_only=False) -> (state, figures). It
@@ -198,7 +208,7 @@ def make_update(
         raise InputError(f"a length bucket of {min(buckets)} tokens cannot hold {turns} turns: leave it out")
     optimizer = _optimizer(config)
 
-    measure, accumulate = make_passes(graphdef, config, placement)
+    measure, accumulate = make_passes(graphdef, config, placement, allowed)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def apply_sum(state: TrainState, loss: jax.Array, gradient: nnx.State, learn_policy: bool):
@@ -422,6 +432,7 @@ def train(
     seed: int,
     validate: Callable[[nnx.State], float] | None = None,
     placement: Placement = HERE,
+    allowed: Allowed | None = None,
 ) -> TrainState:
     """Trains for config.iterations iterations, going on from the last checkpoint if there is one.
 
@@ -440,11 +451,12 @@ def train(
         seed: of the order of episodes.
         validate: how good parameters are, larger is better; asked at each checkpoint.
         placement: where weights are and batches go.
+        allowed: as for `make_passes`.
 
     Raises:
         InputError, FloatingPointError: see `make_update`.
     """
-    update = make_update(graphdef, config, buckets, turns, panel.directory, placement)
+    update = make_update(graphdef, config, buckets, turns, panel.directory, placement, allowed)
     reference = copy(state.params)
     start, state, extra = checkpoints.latest(state) or (0, copy(state), {"panel": 0})
     panel.rewind(extra["panel"], start)

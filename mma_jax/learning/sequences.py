@@ -27,6 +27,7 @@ class Sequence:
     episode: str  # episode_id; samples of one episode are siblings
     family: str  # key of types.FAMILIES
     credit: np.ndarray | None = None  # float32 [T], a token's own advantage, nan where it has its turn's; None: all nan
+    rules: np.ndarray | None = None  # int32 [T], what a grammar allowed where the token stands; 0, None: everything
 
     def __post_init__(self) -> None:
         """Raises ValueError where the fields contradict each other, which would train on the wrong tokens."""
@@ -56,6 +57,7 @@ class Batch(NamedTuple):
     turn_mask: np.ndarray  # bool [N, M]
     logprobs: np.ndarray  # float32 [N, T]
     credit: np.ndarray  # float32 [N, T], nan where a token has none of its own
+    rules: np.ndarray | None = None  # int32 [N, T], what a grammar allowed there; 0, None: everything
 
 
 def pad(sequences: list[Sequence], buckets: Iterable[int], max_turns: int, rows: int | None = None) -> Batch:
@@ -83,6 +85,7 @@ def pad(sequences: list[Sequence], buckets: Iterable[int], max_turns: int, rows:
         turn_mask=stack((np.ones(len(s.starts)) for s in sequences), turns, False, bool),
         logprobs=stack((s.logprobs for s in sequences), shape, 0, np.float32),
         credit=stack((() if s.credit is None else s.credit for s in sequences), shape, np.nan, np.float32),
+        rules=stack((() if s.rules is None else s.rules for s in sequences), shape, 0, np.int32),
     )
 
 

@@ -79,7 +79,8 @@ def _sampling(config, mesh, graph, params, frozen) -> dict[str, dict[str, int]]:
     token, chunks = _ints(rows), _ints(rows, chunk)
     keys = jax.ShapeDtypeStruct((rows, 2), jnp.uint32)
     token, chunks, keys = (_given(x, sharding.of_rows(x, mesh)) for x in (token, chunks, keys))
-    decode = sampler.decode.lower(state, token, token, token, keys, np.float32(0), np.int32(0), caches=caches)
+    still = np.float32(0), np.int32(0), token, None  # temperature, rows that may go on, no grammar
+    decode = sampler.decode.lower(state, token, token, token, keys, *still, jump=1, caches=caches)
     prefill = sampler.prefill.lower(state, chunks, token, caches=caches)
     return {f"sampling, {rows} x {slots}": _memory(decode), f"prompts, {rows} x {chunk}": _memory(prefill)}
 
@@ -92,7 +93,7 @@ def _learning(config, mesh, graph, params, frozen) -> dict[str, dict[str, int]]:
     flags, turn_mask = (jax.ShapeDtypeStruct((rows, size), bool) for size in (length, turns))
     ids, packed = _ints(rows, length), _ints(packs, length)
     inputs = (
-        Batch(ids, flags, ids, _ints(rows, turns), by_turn, turn_mask, by_token, by_token),
+        Batch(ids, flags, ids, _ints(rows, turns), by_turn, turn_mask, by_token, by_token, ids),
         Packed(packed, packed, packed, ids),
         ppo.Old(by_token, by_token, by_token, by_turn),
         ppo.Targets(by_turn, by_turn, by_turn, by_token),

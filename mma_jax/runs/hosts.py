@@ -17,7 +17,7 @@ from mma_jax.learning import sequences
 from mma_jax.types import InputError
 
 HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead, and all end
-_ARRAYS = ("tokens", "action", "turn", "starts", "rewards", "logprobs", "credit")
+_ARRAYS = ("tokens", "action", "turn", "starts", "rewards", "logprobs", "credit", "rules")
 
 
 def join(coordinator: str, count: int, index: int) -> None:

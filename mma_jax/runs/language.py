@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from mma_jax.agents import demonstrations, language_model
 from mma_jax.agents.language_model import Played
 from mma_jax.envs.environment import Environment
 from mma_jax.envs.observations import NULL
-from mma_jax.evaluation.checks import numbers
+from mma_jax.envs.options import Options
+from mma_jax.envs.tools import TERMINAL, toolbox
+from mma_jax.envs.tools.schema import handles
+from mma_jax.evaluation.checks import numbers, options
 from mma_jax.models import peft
 from mma_jax.models.convert import L0_TINY, load_llama
 from mma_jax.models.heads import TRAINABLE, ActorCritic
@@ -24,9 +28,9 @@ from mma_jax.models.llama import Llama
 from mma_jax.models.sharding import Placement, make_mesh
 from mma_jax.models.tokenizer import Chat, load_tokenizer
 from mma_jax.runs import aot, hosts
-from mma_jax.sampling import grammar
+from mma_jax.sampling.grammar import Grammar, compile_grammar
 from mma_jax.sampling.sampler import Sampler
-from mma_jax.types import Episode, InputError
+from mma_jax.types import Episode, InputError, Message
 
 BLOCK = 16  # rows the sampler computes at a time where there is no accelerator
 
@@ -38,7 +42,7 @@ class Language:
         config: the experiment's.
 
     Raises:
-        InputError: the checkpoint cannot be read, or does not fit its tokenizer.
+        InputError: the checkpoint cannot be read, or does not fit its tokenizer, or a turn not the grammar's actions.
     """
 
     def __init__(self, config):
@@ -63,6 +67,8 @@ class Language:
         self.frozen = self._playing
         if self._own is not self.placement:
             self.frozen = nnx.split(self._actor(self._load(self.placement), 0), TRAINABLE, ...)[2]
+        if config.sampler.grammar == "on":
+            self._grammar(options(config, "ooma"))  # what cannot be is told before any work
 
     def _load(self, placement: Placement) -> Llama:
         dtype = jnp.dtype(self.config.model.dtype)
@@ -88,19 +94,41 @@ class Language:
 
     @functools.cached_property
     def sampler(self) -> Sampler:
-        settings = self.config.sampler
         return Sampler(
             nnx.merge(self.graph, self.adapter(0), self.frozen),
             self.tokenizer.stop_ids,
             numbers(self.config, "sampler.slots"),
             numbers(self.config, "sampler.chunks"),
             block=BLOCK if jax.default_backend() == "cpu" else None,
-            forced_next=self._forced() if settings.forced == "on" else None,
             placement=self._own,
         )
 
-    def _forced(self) -> np.ndarray:
-        return grammar.forced_next(self.tokenizer, grammar.examples(self.config.pool.size))
+    def grammar(self, env: Environment) -> Grammar | None:
+        """What turns in an environment are held to; None where config.sampler.grammar is off.
+
+        Raises:
+            InputError: a score map of the whole pool does not fit, or the tokenizer cannot write actions.
+        """
+        if self.config.sampler.grammar == "off":
+            return None
+        if (scored := env.budget(self.config.pool.size).scored) < self.config.pool.size:
+            raise InputError(
+                f"sampler.grammar=on scores whole pools, and config.env.context has room for {scored} of "
+                f"{self.config.pool.size} candidates: raise it"
+            )
+        return self._grammar(env.options)
+
+    @functools.cache  # noqa: B019 - compiled once for an environment's options
+    def _grammar(self, chosen: Options) -> Grammar:
+        end, *_ = self.chat.reply(Message("tool", ""), closed=False)
+        size, room = self.config.pool.size, self.config.sampler.max_new
+        made = compile_grammar(self.tokenizer, end, toolbox(chosen), size, self.base.config.vocab_size)
+        scores = json.dumps(
+            {"tool": TERMINAL, "args": {"scores": dict.fromkeys(handles(size), 0)}}, separators=(",", ":")
+        )
+        if room < (least := self.chat.count(scores) + 1):
+            raise InputError(f"sampler.max_new={room} is less than the {least} tokens of {size} scores: raise it")
+        return made
 
     def state(self, adapter: nnx.State) -> nnx.State:
         """What the sampler takes: all weights, on this process's devices."""
@@ -121,6 +149,8 @@ class Language:
         script: language_model.Script | None = None,
     ) -> list[Played]:
         """Episodes played with an adapter; see `agents.language_model.play`."""
+        if (grammar := self.grammar(env)) and {len(e.case.pool) for e in episodes} - {self.config.pool.size}:
+            raise InputError("sampler.grammar=on needs pools of config.pool.size candidates: turn it off")
         return language_model.play(
             self.sampler,
             self.state(adapter),
@@ -135,6 +165,7 @@ class Language:
             label=label,
             samples=samples,
             script=script,
+            grammar=grammar,
         )
 
     def similar(self, threshold: float = 0.5) -> demonstrations.Similar | None:

@@ -15,6 +15,8 @@ decoding. A batch is as wide as its own longest row needs, because decoding cost
     session.extend(range(64), prompts)
     completions = session.sample(range(64), keys, max_new=128, temperature=1.0)
     session.extend(range(64), observations)
+
+With a grammar every completion is one of its texts; what it forces costs no step of decoding (see `grammar`).
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from mma_jax.models.heads import ActorCritic
 from mma_jax.models.llama import Llama, empty_caches
 from mma_jax.models.sharding import HERE, Placement
 from mma_jax.sampling import step
+from mma_jax.sampling.grammar import Grammar
 from mma_jax.types import InputError
 
 
@@ -40,10 +43,11 @@ class Completion:
     """What was sampled for a row."""
 
     tokens: list[int]  # ends with a stop id if finished
-    logprobs: list[float]  # of the policy, softmax(logits / T); at T = 1 if greedy; 0 where forced
+    logprobs: list[float]  # of the policy, softmax(logits / T) over allowed tokens; at T = 1 if greedy; 0 where forced
     finished: bool  # False: cut off at max_new
     value: float  # V at the last token before the completion; nan without a value head
-    forced: list[bool]  # the token was the only one that may follow, and not sampled
+    forced: list[bool]  # the grammar allowed no other; never the first, so that every completion has a choice
+    rules: list[int]  # what the grammar allowed, see `Grammar.allowed`; 0: everything
 
 
 class Sampler:
@@ -56,7 +60,6 @@ class Sampler:
         chunk_buckets: sizes of the pieces that prompts are computed in.
         block: R, rows computed at a time; None takes all rows of a session. 16 is best on CPU: batches that are sparse,
             ragged or partly finished waste less.
-        forced_next: int32 [V], the only token that may follow each token or -1: grammar's punctuation. None: all free.
         placement: where the weights are. Prompts stay with their rows and weights are fetched; in decoding, where the
             weights are more than a batch's tokens, the compiler decides what moves.
     """
@@ -68,7 +71,6 @@ class Sampler:
         slots_buckets: Sequence[int],
         chunk_buckets: Sequence[int],
         block: int | None = None,
-        forced_next: np.ndarray | None = None,
         placement: Placement = HERE,
     ):
         for name, buckets in (("slots", slots_buckets), ("chunk", chunk_buckets)):
@@ -76,14 +78,18 @@ class Sampler:
                 raise InputError(f"sampler.{name}_buckets: {tuple(buckets)}; give at least one size, all positive")
         trunk = model.model if isinstance(model, ActorCritic) else model
         self.config, self.dtype = trunk.config, trunk.embed_tokens.dtype
-        self.stop_ids, self.forced_next, self.block = tuple(stop_ids), forced_next, block
+        self.stop_ids, self.block = tuple(stop_ids), block
         self.slots_buckets, self.chunk_buckets = sorted(slots_buckets), sorted(chunk_buckets)
         graphdef = nnx.graphdef(model)
         prefill = placement.program(functools.partial(step.prefill, graphdef))
         self.prefill = jax.jit(prefill, donate_argnames="caches")
         self.decode = jax.jit(
-            functools.partial(step.decode, graphdef, self.stop_ids, forced_next), donate_argnames="caches"
+            functools.partial(step.decode, graphdef, self.stop_ids), static_argnames="jump", donate_argnames="caches"
         )
+
+    def jump(self, grammar: Grammar | None) -> int:
+        """J of `step.decode`: padding must not be wider than a chunk's, see `width`."""
+        return min(grammar.width, self.chunk_buckets[0]) if grammar else 1
 
     @property
     def longest(self) -> int:
@@ -92,7 +98,7 @@ class Sampler:
 
     def width(self, length: int) -> int:
         """Slots of a cache for rows of `length` tokens: its bucket, and a smallest chunk more, so that padding never
-        reaches the end (where `Llama.extend` would write over what is there)."""
+        reaches the end (where `Llama.extend` would write over what is there); a step of decoding pads like a chunk."""
         return next(slots for slots in self.slots_buckets if slots >= length) + self.chunk_buckets[0]
 
     def open(self, state: nnx.State, rows: int, slots: int) -> Session:
@@ -158,7 +164,13 @@ class Session:
             self._cached[row] = min(length, self._cached[row])
 
     def sample(
-        self, rows: Sequence[int], keys: np.ndarray, max_new: int | Sequence[int], temperature: float
+        self,
+        rows: Sequence[int],
+        keys: np.ndarray,
+        max_new: int | Sequence[int],
+        temperature: float,
+        grammar: Grammar | None = None,
+        states: Sequence[int] = (),
     ) -> list[Completion]:
         """Continue some rows until they stop.
 
@@ -168,12 +180,14 @@ class Session:
                 fold_in(key, p), whichever row and batch that is (DESIGN §6.15).
             max_new: tokens to sample at most, for all or for each.
             temperature: 0 is greedy.
+            grammar: None lets every token follow every other.
+            states: of the grammar, where each completion begins.
 
         Returns:
             One completion per row, in the order of `rows`. Its last token, too, is part of the row from here on.
 
         Raises:
-            InputError: a row could get longer than the largest bucket.
+            InputError: a row could get longer than the largest bucket, or max_new is less than the grammar needs.
             ValueError: a row is empty or named twice, keys of another shape, nothing to be sampled.
         """
         rows, keys = self._checked(rows), np.asarray(keys)
@@ -188,9 +202,15 @@ class Session:
                     f"row {row} has {self.length(row)} tokens and max_new is {limit}: need at least one each"
                 )
             self._check_room(row, limit)
+        states = states if grammar else [0] * len(rows)
+        for limit, rule in zip(limits, states, strict=True):
+            if grammar and limit < grammar.least[rule]:
+                raise InputError(
+                    f"sampler: max_new is {limit} and the shortest action takes {grammar.least[rule]} tokens: raise it"
+                )
         drafts = {
-            row: _Draft(key, self._queue[row][-1], self.length(row) + limit)
-            for row, key, limit in zip(rows, keys, limits, strict=True)
+            row: _Draft(key, rule, limit, self.length(row) + limit)
+            for row, key, rule, limit in zip(rows, keys, states, limits, strict=True)
         }
         going = rows
         while going:
@@ -199,11 +219,13 @@ class Session:
             going = [
                 row
                 for batch in self._batches(going)
-                for row in self._decode(batch, drafts, temperature, enough=len(batch) // 2 if merge else 0)
+                for row in self._decode(batch, drafts, temperature, grammar, len(batch) // 2 if merge else 0)
             ]
-        return [self._completion(drafts[row]) for row in rows]
+        return [self._completion(drafts[row], grammar) for row in rows]
 
-    def _decode(self, batch: list[int], drafts: dict[int, _Draft], temperature: float, enough: int) -> list[int]:
+    def _decode(
+        self, batch: list[int], drafts: dict[int, _Draft], temperature: float, grammar: Grammar | None, enough: int
+    ) -> list[int]:
         """Run the queue of at most R rows, sample them, and tell which have more to come."""
         caches = self._prefill(batch)
         keys = np.zeros((self._block, 2), np.uint32)
@@ -216,15 +238,20 @@ class Session:
             keys,
             np.float32(temperature),
             np.int32(enough),
+            self._padded([drafts[row].rule for row in batch]),
+            grammar.tables if grammar else None,
+            jump=self._sampler.jump(grammar),
             caches=caches,
         )
         self._put(batch, final.caches)
-        results = jax.device_get((final.length, final.going, final.tokens, final.logprobs, values))
-        for row, length, _, tokens, logprobs, value in zip(batch, *results, strict=False):
-            drawn = slice(self._cached[row] + 1, int(length) + 1)
-            drafts[row].add(tokens[drawn].tolist(), logprobs[drawn].tolist(), float(value))
-            self._cached[row], self._queue[row] = int(length), [drafts[row].tokens[-1]]
-        return [row for row, going in zip(batch, results[1], strict=False) if going]
+        found = jax.device_get(final._replace(hidden=None, caches=None))
+        for n, (row, value) in enumerate(zip(batch, jax.device_get(values), strict=False)):
+            cached, pending = int(found.length[n]), int(found.count[n])
+            drawn = slice(self._cached[row] + 1, cached + pending)
+            drafts[row].add(found.tokens[n, drawn].tolist(), found.logprobs[n, drawn].tolist(), float(value))
+            drafts[row].rule = int(found.rule[n])
+            self._cached[row], self._queue[row] = cached, found.pending[n, :pending].tolist()
+        return [row for row, going in zip(batch, found.going, strict=False) if going]
 
     def _prefill(self, batch: list[int]) -> list[step.Cache]:
         """Take at most R rows out of the caches and run their queues up to the last token."""
@@ -275,12 +302,12 @@ class Session:
                 f"sampler.slots_buckets, {self._sampler.longest}; shorten the prompt or add a larger bucket"
             )
 
-    def _completion(self, draft: _Draft) -> Completion:
-        table = self._sampler.forced_next
-        previous = [draft.prompt_end, *draft.tokens[:-1]]
-        forced = [table is not None and bool(table[token] >= 0) for token in previous]
+    def _completion(self, draft: _Draft, grammar: Grammar | None) -> Completion:
         finished = draft.tokens[-1] in self._sampler.stop_ids
-        return Completion(draft.tokens, draft.logprobs, finished, draft.value, forced)
+        rules, forced = [0] * len(draft.tokens), [False] * len(draft.tokens)
+        if grammar:
+            rules, forced, _ = grammar.read(draft.begun, draft.tokens, draft.room)
+        return Completion(draft.tokens, draft.logprobs, finished, draft.value, [False, *forced[1:]], rules)
 
 
 @dataclasses.dataclass
@@ -288,11 +315,16 @@ class _Draft:
     """A completion in the making."""
 
     key: np.ndarray  # uint32 [2]
-    prompt_end: int  # the token before it
+    begun: int  # the grammar's state before it
+    room: int  # tokens that it may have
     end: int  # the row's length at which it is cut off
     tokens: list[int] = dataclasses.field(default_factory=list)
     logprobs: list[float] = dataclasses.field(default_factory=list)
     value: float = math.nan
+    rule: int = 0  # the grammar's state behind it
+
+    def __post_init__(self):
+        self.rule = self.begun
 
     def add(self, tokens: list[int], logprobs: list[float], value: float) -> None:
         if not self.tokens:

@@ -7,15 +7,19 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from ml_collections import ConfigDict
 
 from mma_jax.agents import overlap, routers
 from mma_jax.agents.language_model import Forced, generate, play, sampling_key
 from mma_jax.agents.rollout import play as play_policy
 from mma_jax.envs.environment import Environment, Options
+from mma_jax.learning import ppo
 from mma_jax.learning.sequences import pad
-from mma_jax.models.heads import ActorCritic
+from mma_jax.learning.sharing import share
+from mma_jax.models.heads import TRAINABLE, ActorCritic
 from mma_jax.models.llama import Llama, LlamaConfig
 from mma_jax.models.tokenizer import Chat
+from mma_jax.sampling.grammar import compile_grammar
 from mma_jax.sampling.sampler import Sampler
 from mma_jax.types import InputError, Message
 
@@ -253,6 +257,34 @@ def test_what_is_sampled_is_what_the_model_says_of_the_whole_sequence():
         np.testing.assert_allclose(sequence.logprobs[chosen], expected, atol=1e-4)
         np.testing.assert_allclose([t.value for t in one.trajectory.turns], values[n, sequence.starts], atol=1e-4)
         assert len(one.trajectory.turns) == len(sequence.starts) == 2
+
+
+def test_rule_14_sampler_and_trainer_agree_under_a_grammar():
+    """DESIGN §6.14: turns of a real model of random weights are valid actions, and ratios of their tokens are 1."""
+    shape = LlamaConfig(
+        vocab_size=TOKENIZER.vocab_size, width=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=16, tied=True
+    )
+    model = ActorCritic(Llama(shape, rngs=nnx.Rngs(0)), 8, nnx.Rngs(1))
+    env = environment(turns=3, interactive=True)
+    grammar = compile_grammar(TOKENIZER, CHAT.stop_ids[0], env.tools, 4)
+    sampler = Sampler(model, CHAT.stop_ids, slots_buckets=(4096,), chunk_buckets=(8, 256))
+    settings = {"batch": 4, "samples": 4, "key": (1, 0), "temperature": 0.7, "max_new": 110, "context": 4096}
+    played = play(sampler, nnx.state(model), CHAT, env, [doubles.episode()], grammar=grammar, **settings)
+    turns = [turn for one in played for turn in one.trajectory.turns]
+    assert {turn.error for turn in turns} == {""} and len(turns) == 3 * len(played)
+    batch = pad([one.sequence for one in played], (4096,), max_turns=3)
+    lengths, group = np.array([len(one.sequence) for one in played]), np.zeros(4, int)
+    packed = share(batch.tokens, lengths, group, 4, (4096,))
+    config = ConfigDict({"temperature": 0.7, "remat": False})
+    graphdef, params, frozen = nnx.split(model, TRAINABLE, ...)
+    measure, _ = ppo.make_passes(graphdef, config, allowed=grammar.allowed)
+    logprobs, entropy, _ = (np.asarray(x) for x in measure(params, frozen, batch, packed))
+    np.testing.assert_allclose(np.exp(logprobs - batch.logprobs)[batch.action], 1, atol=1e-4)
+    written = sum(len(turn.tokens) for turn in turns)
+    assert 0 < batch.action.sum() < written
+    assert not batch.logprobs[~batch.action].any() and not entropy[~batch.action].any()
+    free, _ = ppo.make_passes(graphdef, config)
+    assert np.abs(np.asarray(free(params, frozen, batch, packed)[0]) - logprobs).max() > 1
 
 
 @functools.partial(jax.jit, static_argnums=0)

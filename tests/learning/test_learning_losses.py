@@ -62,6 +62,39 @@ def test_token_logprobs_gradient_equals_the_whole_softmaxs(monkeypatch):
         assert np.abs(a).max() > 0.1
 
 
+def test_rule_14_a_grammar_s_mask_is_applied_again(monkeypatch):
+    """DESIGN §6.14, against a double loop over the tokens that each rule allows, and against its gradient."""
+    monkeypatch.setattr(losses, "_AT_A_TIME", 6)
+    table, hidden, tokens, action = heads()
+    masks = np.array([[True] * 9, [True, False] * 4 + [True], [False] * 8 + [True]])
+    rules = RNG.integers(0, 3, tokens.shape).astype(np.int32)
+    tokens = np.array([[RNG.choice(np.flatnonzero(masks[rule])) for rule in row] for row in rules], np.int32)
+    weights = RNG.normal(size=(2, *tokens.shape)).astype(np.float32)
+
+    def chunked(table):
+        found = losses.token_logprobs(
+            lambda h: h @ table, hidden, tokens, action, T, rules, jnp.asarray(masks).__getitem__
+        )
+        return sum((w * f).sum() for w, f in zip(weights, found, strict=True)), found
+
+    def slow(table):
+        found = jnp.zeros((2, *tokens.shape))
+        for b, t in zip(*np.nonzero(action), strict=True):
+            ids = np.flatnonzero(masks[rules[b, t]])
+            log_p = jax.nn.log_softmax((hidden[b, t - 1] @ table / T)[ids])
+            chosen, entropy = log_p[list(ids).index(tokens[b, t])], -(jnp.exp(log_p) * log_p).sum()
+            found = found.at[:, b, t].set(jnp.stack([chosen, entropy]))
+        return (weights * found).sum(), found
+
+    gradient, fast = jax.grad(chunked, has_aux=True)(table)
+    expected, found = jax.grad(slow, has_aux=True)(table)
+    np.testing.assert_allclose(gradient, expected, atol=2e-4)
+    assert np.abs(gradient).max() > 0.1
+    np.testing.assert_allclose(np.stack(fast), found, atol=2e-5)
+    alone = action & (rules == 2)
+    assert alone.any() and not np.asarray(fast[0])[alone].any() and not np.asarray(fast[1])[alone].any()
+
+
 def test_all_logits_never_exist():
     """Neither B x T x V nor a head's weights for each chunk are among the compiled program's shapes, either way."""
     batch, length, width, vocabulary = 8, 256, 4, 1009

@@ -157,6 +157,7 @@ def test_sequences_survive_the_wire():
         "épisode 1",
         "full",
         np.full(5, np.nan, np.float32),
+        np.arange(5, dtype=np.int32),
     )
     plain = dataclasses.replace(one, episode="b", family="x", credit=None)
     found = hosts._unpack(hosts._pack([one, plain]))

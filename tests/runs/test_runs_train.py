@@ -112,6 +112,27 @@ def test_trained_adapters_are_there_for_peft(trained, config):
     np.testing.assert_array_equal(np.asarray(plain(tokens)), np.asarray(expected))
 
 
+def test_rule_14_a_grammar_leaves_no_invalid_turn(config, tmp_path):
+    """DESIGN §6.14, through PPO: sampler and trainer mask alike."""
+    config = config.copy_and_resolve_references()
+    config.methods, config.sampler.grammar = "MMA-Auto", "on"
+    config.sft.steps, config.ppo.iterations, config.ppo.validate = 1, 1, 0
+    train.run(config, tmp_path, dry_run=False)
+    [line] = panel(tmp_path, "MMA-Auto")
+    assert line["invalid_rate"] == 0 and line["dlogp_max"] < 1e-3
+    assert line["clip_fraction"] == 0 and line["ratio_max"] == pytest.approx(1, abs=1e-4)
+    language, env = Language(config), experiment(config, tmp_path).environment("train", "ooma")
+    assert language.grammar(env) is language.grammar(experiment(config, tmp_path).environment("test", "ooma"))
+    config.sampler.max_new = 13
+    with pytest.raises(InputError, match=r"sampler\.max_new=13 is less than the \d+ tokens of 5 scores"):
+        Language(config)
+    config.sampler.max_new, config.pool.size = 256, 26
+    with pytest.raises(
+        InputError, match=r"grammar=on scores whole pools, and config\.env\.context has room for \d+ of 26"
+    ):
+        language.grammar(env)
+
+
 def test_support_and_query_share_no_user(trained, config):
     trainer = train.Trainer(experiment(config, trained), Language(config))
     support, query = trainer.split(support=True), trainer.split(support=False)

@@ -1,5 +1,8 @@
 """The sampler against full recomputation without a cache, transformers and the chi-square distribution."""
 
+import dataclasses
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,15 +10,23 @@ import pytest
 from flax import nnx
 from scipy import stats
 
+from mma_jax.envs.actions import parse
+from mma_jax.envs.options import Options
+from mma_jax.envs.tools import toolbox
+from mma_jax.envs.tools.schema import handles
+from mma_jax.models.convert import L0_TINY
 from mma_jax.models.heads import ActorCritic
 from mma_jax.models.llama import Llama, LlamaConfig
+from mma_jax.models.tokenizer import load_tokenizer
 from mma_jax.sampling import step
+from mma_jax.sampling.grammar import compile_grammar
 from mma_jax.sampling.sampler import Sampler
 from mma_jax.types import InputError
 
 CONFIG = LlamaConfig(vocab_size=23, width=16, layers=2, heads=4, kv_heads=2, head_dim=8, hidden=24, rope_theta=100.0)
 STOPS = (0, 1)
 SLOTS, CHUNKS = (24, 48, 80), (4, 16)
+MAP = '{"tool":"Score_Candidates","args":{"scores":{'
 KEYS = np.random.default_rng(1).integers(0, 2**32, (8, 2), dtype=np.uint32)
 
 
@@ -209,16 +220,95 @@ def test_truncated_rows_take_other_text(model, sampler, kept):
     check(model, [*history, 3, 4, 5], session.sample([1], KEYS[[1]], 5, 1.0)[0], KEYS[1], 1.0)
 
 
-def test_rule_14_forced_tokens_are_not_sampled(model):
-    """DESIGN §6.14: after 5 only 6 may follow, after 6 only 0; both carry log-probability 0."""
-    table = np.full(CONFIG.vocab_size, -1, np.int32)
-    table[5], table[6] = 6, 0
-    session = Sampler(model, STOPS, (24,), (4,), forced_next=table).open(nnx.state(model), rows=2, slots=24)
-    session.extend([0, 1], [[9, 5], [9, 8]])
-    forced, free = session.sample([0, 1], KEYS[:2], 5, 1.0)
-    assert (forced.tokens, forced.logprobs, forced.forced) == ([6, 0], [0.0, 0.0], [True, True])
-    assert forced.finished
-    assert free.forced[0] is False and free.logprobs[0] < 0
+class Watched:
+    """A model of random weights with L0-tiny's tokenizer, and the grammar of pools of `size` candidates."""
+
+    def __init__(self, size):
+        self.tokenizer, self.size, self.tools = load_tokenizer(L0_TINY), size, toolbox(Options(interactive=True))
+        self.grammar = compile_grammar(self.tokenizer, self.tokenizer.stop_ids[0], self.tools, size)
+        shape = dataclasses.replace(CONFIG, vocab_size=self.tokenizer.vocab_size, tied=True)
+        self.model = Llama(shape, rngs=nnx.Rngs(0))
+
+    def sample(self, rows, max_new, begun="", temperature=1.0, grammar=None, **settings):
+        """Completions of prompts that differ, and the shapes that went through the model while they were decoded."""
+        calls, extend = [], Llama.extend
+
+        def counted(model, tokens, length, caches):
+            jax.debug.callback(lambda: calls.append(tokens.shape))
+            return extend(model, tokens, length, caches)
+
+        grammar, ids = grammar or self.grammar, self.tokenizer.encode(begun) if begun else []
+        settings = {"stop_ids": self.tokenizer.stop_ids, "slots_buckets": (64, 512), "block": 4} | settings
+        with mock.patch.object(Llama, "extend", counted):
+            session = Sampler(self.model, chunk_buckets=(8, 32), **settings).open(nnx.state(self.model), rows, 64)
+            session.extend(range(rows), [[9 + row, 7, *ids] for row in range(rows)])
+            watched = (grammar, [grammar.start(begun)] * rows) if settings["stop_ids"] else ()
+            found = session.sample(range(rows), KEYS[:rows], max_new, temperature, *watched)
+        jax.effects_barrier()
+        return found, [shape for shape in calls if shape[1] < 8]
+
+
+@pytest.fixture(scope="module")
+def watched():
+    return Watched(9)
+
+
+@pytest.mark.parametrize(
+    ("begun", "temperature"), [("", 1.0), ("", 0.0), (MAP, 0.5), ('{"tool":"Ask_User","args":{', 1.0)]
+)
+def test_rule_14_whatever_is_sampled_is_a_valid_action(watched, begun, temperature):
+    """DESIGN §6.14, from random weights, in as many tokens as there are; against the row computed at once."""
+    limits = [90, 40, 30, 25, 60]
+    found, _ = watched.sample(5, limits, begun, temperature)
+    forward = jax.jit(lambda model, tokens: model.logits(model(tokens))[0])
+    for row, (completion, limit) in enumerate(zip(found, limits, strict=True)):
+        action = parse(begun + watched.tokenizer.decode(completion.tokens), watched.tools, handles(watched.size))
+        assert action.error == "" and completion.finished and len(completion.tokens) <= limit
+        history = [9 + row, 7, *(watched.tokenizer.encode(begun) if begun else [])]
+        tokens = np.zeros((1, 200), np.int32)
+        tokens[0, : len(history) + len(completion.tokens)] = history + completion.tokens
+        logits = np.asarray(forward(watched.model, tokens), np.float64) / (temperature or 1.0)
+        allowed = np.asarray(watched.grammar.allowed(np.array(completion.rules)))
+        for n, token in enumerate(completion.tokens):
+            scaled = np.where(allowed[n], logits[len(history) + n - 1], -np.inf)
+            noise = jax.random.gumbel(
+                jax.random.fold_in(jax.random.wrap_key_data(KEYS[row]), len(history) + n), scaled.shape
+            )
+            assert token == np.argmax(scaled + (noise if temperature else 0))
+            np.testing.assert_allclose(completion.logprobs[n], scaled[token] - np.logaddexp.reduce(scaled), atol=1e-4)
+            assert completion.forced[n] == (n > 0 and allowed[n].sum() == 1)
+            assert completion.logprobs[n] == 0 or not completion.forced[n]
+
+
+def test_what_is_forced_costs_no_step_and_changes_nothing(watched):
+    """Against decoding step by step, in other batches and caches: the same tokens, and as many calls as choices."""
+    slow = dataclasses.replace(watched.grammar)
+    vars(slow)["width"] = 1
+    for begun, limit in (("", 70), (MAP, 40)):
+        fast, few = watched.sample(6, limit, begun)
+        steps, many = watched.sample(6, limit, begun, grammar=slow, slots_buckets=(512,), block=6)
+        for one, other in zip(fast, steps, strict=True):
+            assert (one.tokens, one.rules, one.forced) == (other.tokens, other.rules, other.forced)
+            np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
+        assert {shape[1] for shape in few} == {3} and {shape[1] for shape in many} == {1}
+        assert len(many) == max(len(completion.tokens) for completion in steps)
+    longest = max(sum(not forced for forced in completion.forced) for completion in fast[:4])
+    assert longest <= len(few) // 2 + 1  # two batches
+
+
+def test_a_map_of_100_candidates_takes_half_the_steps():
+    watched = Watched(100)
+    [completion], few = watched.sample(1, 300, MAP)
+    assert (
+        len(parse(MAP + watched.tokenizer.decode(completion.tokens), watched.tools, handles(100)).args["scores"]) == 100
+    )
+    _, many = watched.sample(1, len(completion.tokens), MAP, stop_ids=())
+    assert len(many) == len(completion.tokens) and len(many) >= 2 * len(few)
+
+
+def test_a_completion_that_cannot_end_in_time_is_refused(watched):
+    with pytest.raises(InputError, match="max_new is 3 and the shortest action takes 4 tokens"):
+        watched.sample(2, [9, 3])
 
 
 def test_rule_12_compilations_do_not_exceed_the_buckets_over_mixed_rollouts(model, sampler):
