@@ -7,6 +7,10 @@ tiny CLIP trained on the posters themselves in five folds, each image only by a 
 
 Took 4:51 minutes and 2.2 GB on 2 cores, of which the posters are about one minute. Expect recall@100 of .23 (text), .07
 (image), .63 (behaviour); OOMA NDCG@10 .116 for the first stage, .122 for Evidence-linear; LOMO .167 and .197.
+
+Agents on L0-tiny, which reads generated words alone, gain nothing here: MMA-SFT (150 steps, --config.env.context=2048,
+two tokens of summary) ranks as the first stage does, alpha = 1; notebooks/LOG.md has the run. Give them a Llama that
+reads, with --config.model.path.
 """
 
 from mma_jax.config import base
