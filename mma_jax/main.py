@@ -26,6 +26,9 @@ _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes
 _COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0; empty where JAX finds out by itself.")
 _PROCESSES = flags.DEFINE_integer("processes", 1, "How many there are, with --coordinator.", lower_bound=1)
 _PROCESS = flags.DEFINE_integer("process", 0, "Which one this is, with --coordinator.", lower_bound=0)
+_HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat", 30, "Seconds of silence after which a process counts as dead and the others end.", lower_bound=5
+)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan (data, shapes, memory, devices) and stop.")
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE)
@@ -45,7 +48,7 @@ def _main(argv: list[str]) -> None:
             raise InputError(
                 "--distributed is for --config.run=train; everything else runs in one process, before or after"
             )
-        hosts.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        hosts.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _HEARTBEAT.value)
     if config.run not in RUNS:
         raise InputError(f"unknown run {config.run!r}: config.run is one of {', '.join(RUNS)}")
     directory = workdirs.open_workdir(_WORKDIR.value, config, dry_run=_DRY_RUN.value or not hosts.first())

@@ -16,24 +16,24 @@ from jax.experimental import multihost_utils
 from mma_jax.learning import sequences
 from mma_jax.types import InputError
 
-HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead, and all end
 _ARRAYS = ("tokens", "action", "turn", "starts", "rewards", "logprobs", "credit", "rules")
 
 
-def join(coordinator: str, count: int, index: int) -> None:
+def join(coordinator: str, count: int, index: int, heartbeat: int) -> None:
     """Meet the other processes; before any other use of JAX.
 
     Args:
         coordinator: HOST:PORT of process 0; "" where JAX finds out by itself (TPU pods, SLURM, Open MPI).
         count: processes, with a coordinator.
         index: of this one.
+        heartbeat: seconds without a sign of life after which a process counts as dead, and all end.
 
     Raises:
         InputError: they do not meet.
     """
     named = dict(coordinator_address=coordinator, num_processes=count, process_id=index) if coordinator else {}
     try:
-        jax.distributed.initialize(**named, heartbeat_timeout_seconds=HEARTBEAT)
+        jax.distributed.initialize(**named, heartbeat_timeout_seconds=heartbeat)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"--distributed: the processes do not meet ({str(error).splitlines()[0]})") from error
 

@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 
 from mma_jax.types import InputError
 
-FREE = ("run", "methods", "protocols", "seeds")
-"""Settings that may change between commands on one folder: they choose what is done, not what comes out."""
+FREE = ("run", "methods", "protocols", "seeds", "mesh.data", "mesh.fsdp", "mesh.tensor")
+"""Settings that may change between commands on one folder: they choose what is done and on what devices, not what comes
+out."""
 
 
 def open_workdir(path: str, config: ConfigDict, dry_run: bool) -> Path:
