@@ -70,6 +70,8 @@ def test_the_plan_of_an_8b_model_needs_no_weights(tmp_path):
     shapes = aot.actor_critic(config)
     sizes = [leaf.size * leaf.dtype.itemsize for leaf in aot.jax.tree.leaves(nnx.state(shapes))]
     assert 8.0e9 < sum(sizes) < 8.1e9
+    cache = aot.jax.eval_shape(lambda: aot.empty_caches(aot.shape_of(config), 1, 2048, aot.jnp.bfloat16))
+    assert sum(sizes) + sum(leaf.size * 2 for leaf in aot.jax.tree.leaves(cache)) < 8.6e9
     assert math.prod(shapes.model.embed_tokens.embedding.shape) == 128_256 * 4096
 
 

@@ -206,6 +206,24 @@ def test_copies_share_a_prompt_and_part_ways(model, sampler):
         check(model, histories[row], completion, KEYS[row], 1.0)
 
 
+def test_rule_2_in_bfloat16_sampler_and_trainer_differ_by_rounding_alone(model):
+    """At T = 1; the alarm of the stability panel is at .05 nats."""
+    rough = nnx.eval_shape(lambda: Llama(CONFIG, rngs=nnx.Rngs(0), dtype=jnp.bfloat16, param_dtype=jnp.bfloat16))
+    nnx.update(rough, jax.tree.map(lambda x: x.astype(jnp.bfloat16), nnx.state(model.model, nnx.Param)))
+    histories = prompts(8)
+    session = Sampler(rough, (), SLOTS, CHUNKS, block=8).open(nnx.state(rough), rows=8, slots=48)
+    session.extend(range(8), histories)
+    differences = []
+    for history, completion in zip(histories, session.sample(range(8), KEYS, 24, 1.0), strict=True):
+        row = np.array(history + completion.tokens, np.int32)
+        log_p = jax.nn.log_softmax(rough.logits(rough(row[None])[0]))
+        chosen = np.arange(len(history), len(row))
+        differences.append(np.asarray(log_p)[chosen - 1, row[chosen]] - completion.logprobs)
+    differences = np.abs(np.concatenate(differences))
+    assert differences.max() > 1e-6  # it is bfloat16
+    assert np.quantile(differences, 0.95) < 0.05 and differences.max() < 0.15
+
+
 @pytest.mark.parametrize("kept", [0, 2, 7])
 def test_truncated_rows_take_other_text(model, sampler, kept):
     """Behind what is kept of a row, computed or still queued, other text follows."""
