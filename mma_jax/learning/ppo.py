@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,9 @@ import optax
 from flax import nnx
 from tqdm import tqdm
 
-from mma_jax.learning import interrupts, losses, returns
+from mma_jax.learning import interrupts, losses
 from mma_jax.learning.checkpoint import Checkpoints
+from mma_jax.learning.objective import Old, Targets, add_up, describe, fractions, mean, objective, targets
 from mma_jax.learning.panel import Panel
 from mma_jax.learning.sequences import Batch, Sequence, bucket_of, pad, siblings
 from mma_jax.learning.sharing import Packed, share
@@ -35,32 +36,11 @@ BASELINES = ("value", "siblings")
 CREDITS = ("turn", "candidate")
 """Whose advantage a token has: its turn's, or, where it wrote a candidate's score, what that score was worth."""
 
-LENGTHS = (16, 64, 256)
-"""Upper edges of the bins of turn length, in tokens, by which clip fractions are reported; one more bin above."""
-
 Collect = Callable[[nnx.State, int], tuple[list[Sequence], dict[str, float]]]
 """collect(params, iteration) -> sequences of config.prompts episodes x config.samples, and what else it measured."""
 
 Allowed = Callable[[jax.Array], jax.Array]
 """Rules int32 [...], of `Batch` -> bool [..., V], which tokens the policy could choose from (DESIGN §6.14)."""
-
-
-class Old(NamedTuple):
-    """What was true before the iteration's first update, by row; figures are in nats."""
-
-    logprobs: np.ndarray  # float32 [N, T], of pi_old
-    reference: np.ndarray  # float32 [N, T], of the SFT policy
-    entropy: np.ndarray  # float32 [N, T]
-    values: np.ndarray  # float32 [N, M]
-
-
-class Targets(NamedTuple):
-    """What turns are worth."""
-
-    advantages: np.ndarray  # float32 [N, M]
-    returns: np.ndarray  # float32 [N, M], what V is fitted to
-    to_go: np.ndarray  # float32 [N, M], the discounted rewards to come
-    credit: np.ndarray  # float32 [N, T], advantages that tokens have of their own, nan elsewhere
 
 
 def check(config: Any) -> None:
@@ -93,38 +73,6 @@ def init(params: nnx.State, config: Any) -> TrainState:
 def _optimizer(config: Any) -> optax.GradientTransformationExtraArgs:
     policy, value = (adam(rate, config.warmup, config.max_grad_norm, 0.0) for rate in (config.lr, config.value_lr))
     return for_policy_and_value(policy, value)
-
-
-@functools.partial(jax.jit, static_argnames=("baseline", "whiten"))
-def targets(
-    batch: Batch,
-    values: jax.Array,
-    group: jax.Array,
-    *,
-    gamma: float,
-    lam: float,
-    baseline: str,
-    whiten: bool,
-) -> Targets:
-    """Advantages and returns of a global batch, from rewards and values alone: no token enters.
-
-    Args:
-        batch: rewards and turn_mask of it are used, [N, M], and credit, [N, T], which keeps the turns' scale.
-        values: float32 [N, M], V(H_t).
-        group: int32 [N], `sequences.siblings`.
-        gamma, lam, baseline, whiten: of config.ppo.
-    """
-    over_episodes = functools.partial(jax.vmap, in_axes=(0, 0, 0, None, None))
-    advantages, goals = over_episodes(returns.gae)(batch.rewards, values, batch.turn_mask, gamma, lam)
-    to_go = jax.vmap(returns.rewards_to_go, (0, 0, None))(batch.rewards, batch.turn_mask, gamma)
-    if baseline == "siblings":
-        luck = returns.sibling_luck(to_go[:, 0] - values[:, 0], group, len(group))
-        advantages = jnp.where(batch.turn_mask, advantages - luck[:, None], 0.0)
-    credit = batch.credit
-    if whiten:
-        credit = credit / returns.deviation(advantages, batch.turn_mask)
-        advantages = returns.whiten(advantages, batch.turn_mask)
-    return Targets(advantages, goals, to_go, credit)
 
 
 def make_passes(
@@ -269,72 +217,13 @@ def make_update(
                     aims = (placement.rows(crop(aim, micro, width)) for aim in (old, goal))
                     total, figured = accumulate(total, state.params, frozen, *part, *aims, counts)
                     shares.append(figured)
-                summed = _sum(jax.device_get(shares))
+                summed = add_up(jax.device_get(shares))
                 state, norms = apply_sum(state, summed["loss"], total, not value_only)
                 stop_if_stuck(state, config.nonfinite_limit, _arrays(batch, old, goal, rows), directory)
-                figures.append({**_fractions(summed), **jax.device_get(norms)})
-        return state, _mean(figures)
+                figures.append({**fractions(summed), **jax.device_get(norms)})
+        return state, mean(figures)
 
     return update
-
-
-def objective(
-    logprobs: jax.Array,
-    entropy: jax.Array,
-    values: jax.Array,
-    batch: Batch,
-    old: Old,
-    goal: Targets,
-    counts: dict[str, jax.Array],
-    config: Any,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """A micro-batch's share of the loss of its minibatch.
-
-    L = -mean min(rho A, clip(rho) A) + kl mean k3 - entropy mean H + mean (V - G)^2 / 2
-
-    The first mean is over action tokens for ppo.ratio=token and over turns for the others; the second and third over
-    action tokens, the last over turns. Since V's gradient reaches only the value head, which has an optimizer of its
-    own, its term needs no weight.
-
-    Args:
-        logprobs, entropy: float32 [N, T] under the parameters being trained.
-        values: float32 [N, M].
-        batch, old, goal: the same rows.
-        counts: action tokens and turns of the minibatch.
-        config: config.ppo.
-
-    Returns:
-        The share, and shares of figures that add up over micro-batches (`ratio_max` excepted).
-    """
-    turns = batch.turn_mask.shape[1]
-    log_ratios = functools.partial(losses.log_ratios, turns=turns, kind=config.ratio)
-    ratio = jnp.exp(jax.vmap(log_ratios)(logprobs, old.logprobs, batch.turn))
-    length = jax.vmap(lambda turn: losses.by_turn(jnp.ones(turn.shape), turn, turns))(batch.turn)
-    advantages, mask, unit = goal.advantages, batch.turn_mask, "turns"
-    if config.ratio == "token":
-        spread = jax.vmap(losses.per_token)
-        advantages, length = spread(advantages, batch.turn), spread(length, batch.turn)
-        advantages = jnp.where(jnp.isnan(goal.credit), advantages, goal.credit)
-        mask, unit = batch.action, "tokens"
-
-    def mean(x: jax.Array, mask: jax.Array, unit: str) -> jax.Array:
-        return jnp.where(mask, x, 0.0).sum() / jnp.maximum(counts[unit], 1)
-
-    policy_loss = -mean(losses.surrogate(ratio, advantages, config.clip), mask, unit)
-    value_loss = mean(losses.squared_error(values, goal.returns), batch.turn_mask, "turns")
-    kl = mean(losses.k3(logprobs, old.reference), batch.action, "tokens")
-    loss = policy_loss + value_loss + config.kl * kl - config.entropy * mean(entropy, batch.action, "tokens")
-
-    in_bin = mask & (jnp.digitize(length, np.array(LENGTHS), right=True) == np.arange(len(LENGTHS) + 1)[:, None, None])
-    outside = jnp.abs(ratio - 1) > config.clip
-    return loss, {
-        "policy_loss": policy_loss,
-        "value_loss": value_loss,
-        "ratio_mean": mean(ratio, mask, unit),
-        "ratio_max": jnp.where(mask, ratio, 0.0).max(),
-        "clipped": (in_bin & outside).sum((1, 2)),
-        "clippable": in_bin.sum((1, 2)),
-    }
 
 
 def micro_batches(
@@ -356,61 +245,6 @@ def micro_batches(
 def crop(arrays: Any, rows: np.ndarray, width: int) -> Any:
     """Rows of a NamedTuple of [N, T] and [N, M] arrays, of the first `width` tokens (M is never larger)."""
     return jax.tree.map(lambda array: array[rows, :width], arrays)
-
-
-def describe(sequences: list[Sequence], batch: Batch, old: Old, goal: Targets) -> dict[str, float]:
-    """Figures of an iteration's episodes before the first update.
-
-    `kl` and `entropy` are per action token, on the policy's own samples; `dlogp_*` is how far the sampler's
-    log-probabilities are from the trainer's; explained variance is 1 - var(G - V) / var(G) over turns.
-    """
-    action, turn = batch.action, batch.turn_mask
-    earned = batch.rewards.sum(1)[: len(sequences)]
-    mismatch = np.abs(old.logprobs - batch.logprobs)[action]
-    to_go, values = goal.to_go[turn], old.values[turn]
-    figures = {
-        "reward": earned.mean(),
-        "reward_std": earned.std(),
-        "turns": turn.sum() / len(sequences),
-        "tokens": action.sum() / len(sequences),
-        "entropy": old.entropy[action].mean(),
-        "kl": np.asarray(losses.k3(old.logprobs, old.reference))[action].mean(),
-        "value": values.mean(),
-        "explained_variance": 1 - (to_go - values).var() / to_go.var() if to_go.var() > 0 else np.nan,
-        "dlogp_p95": np.quantile(mismatch, 0.95),
-        "dlogp_max": mismatch.max(),
-    }
-    families = np.array([sequence.family for sequence in sequences])
-    for family in np.unique(families):
-        figures[f"reward/{family}"] = earned[families == family].mean()
-    groups = siblings(sequences)
-    size = np.bincount(groups)[groups]
-    if (size > 1).any():
-        center = (np.bincount(groups, earned) / np.bincount(groups))[groups]
-        figures["reward_std_siblings"] = np.sqrt(((earned - center)[size > 1] ** 2).mean())
-    return {name: float(value) for name, value in figures.items()}
-
-
-def _sum(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Shares of micro-batches -> figures of their minibatch."""
-    return {name: (max if name == "ratio_max" else sum)(part[name] for part in parts) for name in parts[0]}
-
-
-def _fractions(figures: dict[str, np.ndarray]) -> dict[str, float]:
-    """Counts of clipped ratios -> their fraction, overall and by the length of the turn."""
-    clipped, clippable = figures.pop("clipped"), figures.pop("clippable")
-    figures["clip_fraction"] = clipped.sum() / clippable.sum()
-    for name, part, whole in zip((*(f"to_{edge}" for edge in LENGTHS), "longer"), clipped, clippable, strict=True):
-        if whole:
-            figures[f"clip_fraction/{name}"] = part / whole
-    return figures
-
-
-def _mean(figures: list[dict[str, float]]) -> dict[str, float]:
-    """Means over the updates that have a figure; of maxima the largest, of counts the last."""
-    reduce = {"ratio_max": max, "skipped": lambda values: values[-1]}
-    names = dict.fromkeys(name for part in figures for name in part)
-    return {name: float(reduce.get(name, np.mean)([part[name] for part in figures if name in part])) for name in names}
 
 
 def _arrays(batch: Batch, old: Old, goal: Targets, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from mma_jax.evaluation.checks import listed, numbers
 from mma_jax.learning import ppo
+from mma_jax.learning.objective import Old, Targets
 from mma_jax.learning.sequences import Batch
 from mma_jax.learning.sharing import Packed
 from mma_jax.models import heads, sharding
@@ -95,8 +96,8 @@ def _learning(config, mesh, graph, params, frozen) -> dict[str, dict[str, int]]:
     inputs = (
         Batch(ids, flags, ids, _ints(rows, turns), by_turn, turn_mask, by_token, by_token, ids),
         Packed(packed, packed, packed, ids),
-        ppo.Old(by_token, by_token, by_token, by_turn),
-        ppo.Targets(by_turn, by_turn, by_turn, by_token),
+        Old(by_token, by_token, by_token, by_turn),
+        Targets(by_turn, by_turn, by_turn, by_token),
     )
     counts = {"tokens": np.float32(1), "turns": np.float32(1)}
     _, accumulate = ppo.make_passes(graph, settings, sharding.Placement(mesh))
