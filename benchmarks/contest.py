@@ -93,6 +93,8 @@ def print_table(results: Results, tokens: Callable[[str], int]) -> None:
     columns = ("task", "contestant", "s", "CPU s", "tokens/s", "peak GB", "s / ours", "CPU s / ours")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for (task, name), answers in results.items():
+        if (task, REFERENCE) not in results:
+            continue
         wall, cpu, peak = (statistics.median(answer[key] for answer in answers) for key in ("wall", "cpu", "peak"))
         ours = [statistics.median(answer[key] for answer in results[task, REFERENCE]) for key in ("wall", "cpu")]
         print(

@@ -27,6 +27,7 @@ SHAPES = {
 TASKS = ("episodes", "siblings")
 LENGTH, SHARED, TURNS = 2048, 1248, ((1248, 100), (1448, 100), (1648, 400))  # of a turn: start, tokens
 RANK, ALPHA, TARGETS, HIDDEN = 16, 32.0, ("q_proj", "v_proj"), 256
+PACKED = SHARED + 4 * (LENGTH - SHARED)  # of four samples of a prompt
 MICRO, SAMPLES, RATE, VALUE_RATE, TEMPERATURE = 4, 4, 1e-5, 1e-4, 0.4
 
 
@@ -103,7 +104,8 @@ def ours(folder: pathlib.Path):
         config.samples, config.micro_batch, config.warmup = SAMPLES if task == "siblings" else 1, MICRO, 0
         config.ratio, config.lr, config.value_lr, config.temperature = "token", RATE, VALUE_RATE, TEMPERATURE
         if task not in updates:
-            updates[task] = ppo.make_update(graph, config, (LENGTH,), len(TURNS), folder), ppo.init(params, config)
+            update = ppo.make_update(graph, config, (LENGTH, PACKED), len(TURNS), folder)
+            updates[task] = update, ppo.init(params, config)
         update, state = updates[task]
         rows = [
             Sequence(

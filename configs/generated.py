@@ -2,10 +2,10 @@
 
     python -m mma_jax.main --config=configs/generated.py --workdir=runs/generated
 
-Run so far, in "ooma" (3,000 episodes; 45 minutes a seed on 2 shared cores), NDCG@10: First-stage .266, RuleRouter-Fuse
-.267, ReAct .259, Evidence-linear .300, MMA-SFT .310 and .301 (seeds 0 and 1), MMA-Auto .308 and .302, Bayes .364. Both
-agents beat RuleRouter-Fuse by .035 to .043; PPO adds nothing to SFT, with seed 1 not even in 40 iterations of 64
-episodes, two samples each. notebooks/LOG.md has the details.
+Run so far, in "ooma" (3,000 episodes, 45 minutes for a seed on 2 shared cores), NDCG@10: First-stage .266,
+RuleRouter-Fuse .267, ReAct .259, Evidence-linear .300, MMA-SFT .310 and .301 (seeds 0 and 1), MMA-Auto .308 and .302,
+Bayes .364. Both agents beat RuleRouter-Fuse by .035 to .043; PPO adds nothing to SFT, with seed 1 not even in 40
+iterations of 64 episodes, two samples each. notebooks/LOG.md has the details.
 """
 
 from mma_jax.config import generated_world

@@ -165,8 +165,12 @@ class ScriptedSession:
         for row, ids in zip(rows, [list(self.ids[source]) for source in sources], strict=True):
             self.ids[row] = ids
 
+    def length(self, row):
+        return len(self.ids[row])
+
     def truncate(self, rows, lengths):
         for row, length in zip(rows, lengths, strict=True):
+            assert length <= len(self.ids[row])
             self.ids[row] = self.ids[row][:length]
 
     def sample(self, rows, keys, max_new, temperature):

@@ -207,8 +207,9 @@ def _share_openings(session, rows: list[_Row]) -> None:
 
 
 def _reseat(session, n: int, old: _Row, new: _Row) -> None:
-    """Give row n to another episode; what both begin with stays computed."""
-    pairs = zip(old.transcript.tokens, new.transcript.tokens[:-1], strict=False)  # the last token is always run
+    """Give row n to another episode; what the session has of the old one and both begin with stays."""
+    held = old.transcript.tokens[: session.length(n)]  # less than the transcript, where nothing was sampled
+    pairs = zip(held, new.transcript.tokens[:-1], strict=False)  # the last token is always run
     common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
     session.truncate([n], [common])
     new.unread = new.unread[common:]

@@ -78,6 +78,7 @@ class AlteredEnvironment:
 
     def __init__(self, env: Environment, changes: Sequence[tuple[Episode, Change]]):
         self._env, self._changes = env, {id(episode): (episode, change) for episode, change in changes}
+        self.options, self.budget = env.options, env.budget
 
     def reset(self, episode: Episode) -> tuple[State, History]:
         """As `Environment.reset`."""

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from mma_jax.models import clip, tensors
 from mma_jax.types import InputError
@@ -77,8 +76,7 @@ def save_own(path: str | os.PathLike, model: clip.Clip, config: clip.ClipConfig,
     path = pathlib.Path(path)
     arrays = {name: np.asarray(leaf[...]).astype(np.float16) for name, leaf in tensors.parameters(model).items()}
     weights, text = path.with_suffix(".safetensors"), path.with_suffix(".json")
-    save_file(arrays, f"{weights}.part")
-    os.replace(f"{weights}.part", weights)
+    tensors.save_file(arrays, weights)
     pathlib.Path(f"{text}.part").write_text(json.dumps({"config": dataclasses.asdict(config), **notes}, indent=1))
     os.replace(f"{text}.part", text)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import pathlib
@@ -12,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from safetensors import safe_open
-from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from mma_jax.models import quantize, tensors
@@ -123,11 +121,8 @@ def save_llama(model: Llama, folder: str | os.PathLike, dtype=None) -> None:
         array = array.T if _is_projection(name) else array
         arrays[name] = np.ascontiguousarray(array, dtype or array.dtype)  # because the writer ignores strides
     weights, text = folder / "model.safetensors", folder / "config.json"
-    save_file(arrays, f"{weights}.part", metadata={"format": "pt"})  # transformers asks for the note
-    os.replace(f"{weights}.part", weights)
-    values = _to_public(model.config) | {"dtype": arrays["model.embed_tokens.weight"].dtype.name}
-    pathlib.Path(f"{text}.part").write_text(json.dumps(values, indent=1) + "\n")
-    os.replace(f"{text}.part", text)
+    tensors.save_file(arrays, weights, {"format": "pt"})  # transformers asks for the note
+    tensors.save_json(_to_public(model.config) | {"dtype": arrays["model.embed_tokens.weight"].dtype.name}, text)
 
 
 def read_config(folder: str | os.PathLike) -> LlamaConfig:

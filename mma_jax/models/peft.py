@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save_file
 
 from mma_jax.models import tensors
 from mma_jax.models.llama import Llama
@@ -20,7 +18,8 @@ PREFIX, A, B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
 def save_peft(model: Llama, folder: str | os.PathLike, base: str = "") -> None:
-    """Writes a model's adapters, each file atomically; `peft.PeftModel.from_pretrained` puts them on the base.
+    """Writes a model's adapters, each file atomically; `peft.PeftModel.from_pretrained` puts them on the base. A folder
+    that holds the same stays untouched.
 
     Args:
         model: with adapters of one rank and alpha on the same projections of every block, as `lora.add_lora` makes.
@@ -52,10 +51,18 @@ def save_peft(model: Llama, folder: str | os.PathLike, base: str = "") -> None:
         "inference_mode": True,
         "target_modules": sorted({name for _, name, _ in found}),
     }
-    save_file(arrays, folder / f"{WEIGHTS}.part", metadata={"format": "pt"})
-    os.replace(folder / f"{WEIGHTS}.part", folder / WEIGHTS)
-    (folder / f"{SETTINGS}.part").write_text(json.dumps(settings, indent=1) + "\n")
-    os.replace(folder / f"{SETTINGS}.part", folder / SETTINGS)
+    if not _holds(folder, arrays, settings):
+        tensors.save_file(arrays, folder / WEIGHTS, {"format": "pt"})
+        tensors.save_json(settings, folder / SETTINGS)
+
+
+def _holds(folder: pathlib.Path, arrays: dict[str, np.ndarray], settings: dict) -> bool:
+    try:
+        with tensors.open_file(folder / WEIGHTS) as file:
+            same = file.keys() == sorted(arrays) and all(np.array_equal(file.get_tensor(k), arrays[k]) for k in arrays)
+        return same and tensors.read_json(folder / SETTINGS) == settings
+    except InputError:
+        return False
 
 
 def load_peft(model: Llama, folder: str | os.PathLike) -> None:
@@ -96,6 +103,7 @@ def read_settings(folder: str | os.PathLike) -> dict:
     path = pathlib.Path(folder) / SETTINGS
     settings = tensors.read_json(path)
     plain = {"peft_type": "LORA", "bias": "none", "use_rslora": False, "use_dora": False, "fan_in_fan_out": False}
+    plain |= {"rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": None}
     for name, value in plain.items():
         if settings.get(name, value) != value:
             raise InputError(f"{path}: {name} is {settings[name]!r}; only plain LoRA adapters ({value!r}) are read")

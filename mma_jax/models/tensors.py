@@ -1,4 +1,4 @@
-"""What reading every public checkpoint needs: JSON, safetensors, and the check that they hold what is wanted.
+"""What reading and writing public checkpoints needs: JSON, safetensors, and the check that they hold what is wanted.
 
 Only safetensors are read: they hold arrays and can run no code.
 """
@@ -6,10 +6,14 @@ Only safetensors are read: they hold arrays and can run no code.
 from __future__ import annotations
 
 import json
+import os
 import pathlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import numpy as np
+import safetensors.numpy
 from flax import nnx
 from safetensors import SafetensorError, safe_open
 
@@ -33,6 +37,29 @@ def open_file(path: pathlib.Path) -> safe_open:
         return safe_open(path, framework="np")
     except SafetensorError as error:
         raise InputError(f"{path}: not a readable safetensors file ({line(error)})") from None
+
+
+def save_file(arrays: Mapping[str, np.ndarray], path: pathlib.Path, metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file in one step: a killed run leaves the old one or the new one.
+
+    Raises:
+        OSError: the disk is full or the like.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        safetensors.numpy.save_file(dict(arrays), part, metadata=metadata)
+    except SafetensorError as error:
+        if (found := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+    os.replace(part, path)
+
+
+def save_json(values: dict, path: pathlib.Path) -> None:
+    """Writes a JSON object in one step."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(values, indent=1) + "\n")
+    os.replace(part, path)
 
 
 class Header(NamedTuple):

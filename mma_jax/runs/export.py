@@ -8,17 +8,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mma_jax.models import peft
 from mma_jax.models.convert import L0_TINY
-from mma_jax.models.merge import merge
+from mma_jax.models.merge import CONFIG, merge
+from mma_jax.runs.workdir import check_room, used
 from mma_jax.types import InputError
 
 
 def run(config, directory: Path, dry_run: bool) -> None:
-    trained = sorted((directory / "train").glob("*/*/adapter"))
+    trained = sorted(path.parent for path in (directory / "train").glob(f"*/*/adapter/{peft.SETTINGS}"))
     if not trained:
         raise InputError(f"{directory}: no trained agent in it: --config.run=train first, with the same --workdir")
+    base = Path(config.model.path or L0_TINY)
     for folder in trained:
         out = directory / "export" / folder.relative_to(directory / "train").parent
-        if not (out / "config.json").is_file() and not dry_run:
-            merge(config.model.path or L0_TINY, folder, out)
+        if not dry_run and not _is_newer(out / CONFIG, folder / peft.SETTINGS):
+            check_room(out, used(base))
+            merge(base, folder, out)
         print(out)
+
+
+def _is_newer(path: Path, than: Path) -> bool:
+    return path.is_file() and path.stat().st_mtime_ns >= than.stat().st_mtime_ns

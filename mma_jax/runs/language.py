@@ -56,7 +56,7 @@ class Language:
             logging.warning("%s", problem)
         self._own = self.placement  # what rollouts run on: this process's devices alone, see `runs.hosts`
         if jax.process_count() > 1:
-            self._own = Placement(make_mesh(devices=jax.local_devices()))
+            self._own = Placement(make_mesh(data=-1, devices=jax.local_devices()))
         self.base = self._load(self._own)
         if self.base.config.vocab_size < self.tokenizer.vocab_size:
             raise InputError(
@@ -82,9 +82,9 @@ class Language:
         return self.placement.weights(nnx.split(self._actor(self.base, seed), TRAINABLE, ...)[1])
 
     def publish(self, adapter: nnx.State, folder: Path) -> None:
-        """Writes an adapter for `peft`, unless it is there; the value head, which peft does not know, is left out."""
+        """Writes an adapter for `peft`; the value head, which peft does not know, is left out."""
         adapter = self.placement.fetch(adapter)  # every process takes part
-        if hosts.first() and not (folder / peft.SETTINGS).is_file():
+        if hosts.first():
             peft.save_peft(nnx.merge(self.graph, adapter, self._playing).model, folder, str(self.folder.resolve()))
 
     @functools.cached_property

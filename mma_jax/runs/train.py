@@ -27,6 +27,7 @@ from mma_jax.evaluation.experiment import Experiment
 from mma_jax.learning import ppo, sft
 from mma_jax.learning.checkpoint import Checkpoints, room
 from mma_jax.learning.panel import Panel
+from mma_jax.models import peft
 from mma_jax.runs import hosts, prepare
 from mma_jax.runs.language import Language, rates
 from mma_jax.runs.prepare import experiment
@@ -65,6 +66,8 @@ def run(config, directory: Path, dry_run: bool) -> None:
     if wanted:
         trainer = Trainer(made, Language(config))
         trainer.check_room(wanted)
+        for interactive in {RECIPES[name].interactive for name, _ in wanted}:
+            trainer.language.grammar(trainer.environment(interactive))  # what it cannot write is told before any work
         for name, seed in wanted:
             trainer.adapter(name, seed)
 
@@ -82,7 +85,7 @@ class Trainer:
         starts = {(RECIPES[name].start, seed) for name, seed in wanted if RECIPES[name].start}
         needed, (imitator, agent) = 0, self._rooms
         for name, seed in {*wanted, *starts}:
-            if not (self.directory(name, seed) / "adapter").is_dir():
+            if not (self.directory(name, seed) / "adapter" / peft.SETTINGS).is_file():
                 takes = agent if RECIPES[name].start else imitator
                 needed += max(0, takes - used(self.directory(name, seed)))
         check_room(self.made.directory / "train", needed)
@@ -186,7 +189,8 @@ class Trainer:
 
         def validate(params: nnx.State) -> float:
             played = self.language.play(params, env, episodes, temperature=0.0, key=(0, 0), label="validation")
-            return float(np.mean([sum(one.trajectory.rewards) for one in played]))
+            found = float(np.mean([sum(one.trajectory.rewards) for one in played]))
+            return hosts.mean({"valid": found})["valid"]  # the same to the last bit, for all choose by it
 
         return validate
 

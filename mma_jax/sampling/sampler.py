@@ -158,8 +158,14 @@ class Session:
         self._queue = [list(self._queue[source]) for source in origin]
 
     def truncate(self, rows: Sequence[int], lengths: Sequence[int]) -> None:
-        """Keep the first tokens of some rows, at most `lengths` of them, for other text to follow."""
+        """Keep the first `lengths` tokens of some rows, for other text to follow.
+
+        Raises:
+            ValueError: a row has fewer.
+        """
         for row, length in zip(self._checked(rows), lengths, strict=True):
+            if length > self.length(row):
+                raise ValueError(f"row {row} has {self.length(row)} tokens, not {length} to keep")
             self._queue[row] = self._queue[row][: max(0, length - self._cached[row])]
             self._cached[row] = min(length, self._cached[row])
 

@@ -116,6 +116,19 @@ def test_rows_of_different_lengths_share_a_session():
         assert one.trajectory.rewards == other.trajectory.rewards
 
 
+def test_a_row_that_never_sampled_is_read_anew():
+    """Of an episode forced whole the session knows nothing: the next one in its row keeps only what is there."""
+    forced = [doubles.episode(family=f) for f in ("text_only", "text_only", "full")]
+
+    def script(episode, turn, history):
+        return Forced(SCORE, complete=True) if episode is forced[1] else None
+
+    played, sampler = run(text_then_score, forced, batch=1, script=script)
+    [alone], _ = run(text_then_score, forced[2:], batch=1)
+    np.testing.assert_array_equal(played[2].sequence.tokens, alone.sequence.tokens)
+    assert sampler.sessions[0].ids[0] == played[2].sequence.tokens.tolist()
+
+
 def test_siblings_lie_side_by_side_with_keys_of_their_own():
     episodes = [doubles.episode(), doubles.episode(family="text_only")]
     played, sampler = run(text_then_score, episodes, samples=2, batch=4)

@@ -77,7 +77,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(InputError, match="is the base itself"):
         merge(base, adapter, base)
     write_base(small, intermediate_size=40)
-    with pytest.raises(InputError, match=r"\(32, 40\) in the base, \(32, 48\) in the adapter"):
+    with pytest.raises(InputError, match=r"\(32, 40\) in the base, \(32, 3\) x \(3, 48\) in the adapter"):
         merge(small, adapter, tmp_path / "out")
     write_base(small, num_hidden_layers=1)
     with pytest.raises(InputError, match=r"has no model\.layers\.1\..*another model"):

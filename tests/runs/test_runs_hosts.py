@@ -69,8 +69,11 @@ def start(small, workdir, count, index, port, extra=()):
     words = [sys.executable, "-m", "mma_jax.main", "--config=configs/demo.py", f"--workdir={workdir}"]
     words += [f"--config.{key}={value}" for key, value in SETTINGS.items()]
     words += [f"--config.model.path={small[0]}", "--config.run=train", *extra]
-    words += [f"--config.mesh.fsdp={count}", "--config.mesh.data=1"]  # no process holds a whole weight
+    devices = count if count == 1 else 2 * count  # of all processes; none holds a whole weight
+    words += [f"--config.mesh.fsdp={devices}", "--config.mesh.data=1"]
+    flags = "--xla_backend_optimization_level=0"  # compiles in half the time
     if count > 1:
+        flags += " --xla_force_host_platform_device_count=2"
         words += [
             "--heartbeat=10",
             "--distributed",
@@ -84,7 +87,7 @@ def start(small, workdir, count, index, port, extra=()):
         env=os.environ
         | {
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles in half the time
+            "XLA_FLAGS": flags,
             "JAX_COMPILATION_CACHE_DIR": str(small[1]),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         },

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from mma_jax.config import base
+from mma_jax.evaluation.replay import AlteredEnvironment
 from mma_jax.evaluation.results import Cell
 from mma_jax.learning import ppo, vocabulary
 from mma_jax.learning.checkpoint import Checkpoints
@@ -123,6 +124,7 @@ def test_rule_14_a_grammar_leaves_no_invalid_turn(config, tmp_path):
     assert line["clip_fraction"] == 0 and line["ratio_max"] == pytest.approx(1, abs=1e-4)
     language, env = Language(config), experiment(config, tmp_path).environment("train", "ooma")
     assert language.grammar(env) is language.grammar(experiment(config, tmp_path).environment("test", "ooma"))
+    assert language.grammar(AlteredEnvironment(env, [])) is language.grammar(env)  # counterfactual replay
     config.sampler.max_new = 13
     with pytest.raises(InputError, match=r"sampler\.max_new=13 is less than the \d+ tokens of 5 scores"):
         Language(config)
@@ -131,6 +133,15 @@ def test_rule_14_a_grammar_leaves_no_invalid_turn(config, tmp_path):
         InputError, match=r"grammar=on scores whole pools, and config\.env\.context has room for \d+ of 26"
     ):
         language.grammar(env)
+
+
+def test_what_a_grammar_cannot_write_is_told_before_any_training(config, tmp_path):
+    config = config.copy_and_resolve_references()
+    config.methods, config.sampler.grammar, config.sampler.max_new = "MMA-SFT", "on", 256
+    config.pool.size = 26
+    with pytest.raises(InputError, match=r"config\.env\.context has room for \d+ of 26"):
+        train.run(config, tmp_path, dry_run=False)
+    assert not (tmp_path / "train" / "MMA-SFT").exists()
 
 
 def test_support_and_query_share_no_user(trained, config):
