@@ -7,7 +7,8 @@ cost nothing and are not touched. The last token of a row is always left in the 
 sampled: running it is the first step of decoding.
 
 Shapes come from a few buckets, so that little is compiled: once per (chunk, slots) for prompts and per slots for
-decoding. A batch is as wide as its own longest row needs, because decoding costs what the cache is wide.
+decoding, for each grammar anew. A batch is as wide as its own longest row needs, because decoding costs what the cache
+is wide.
 
     session = sampler.open(state, rows=64, slots=512)
     session.extend([0], [system_prompt])
