@@ -119,10 +119,10 @@ def compare(alone: Path, where: str, killed: Path) -> tuple[bool, bool]:
 
 
 def arrays_of(checkpoints: Path) -> dict[str, np.ndarray]:
-    import orbax.checkpoint as ocp
+    from orbax.checkpoint import v1 as ocp
 
     last = max((int(path.name), path) for path in checkpoints.iterdir() if path.name.isdigit())[1]
-    return {name: np.asarray(array) for name, array in ocp.StandardCheckpointer().restore(last / "arrays").items()}
+    return {name: np.asarray(array) for name, array in ocp.load_checkpointables(last)["arrays"].items()}
 
 
 if __name__ == "__main__":
