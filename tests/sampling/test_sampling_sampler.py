@@ -1,4 +1,4 @@
-"""The sampler against full recomputation without a cache, transformers and the chi-square distribution."""
+"""The sampler against full recomputation without a cache and the chi-square distribution."""
 
 import dataclasses
 from unittest import mock
@@ -98,29 +98,6 @@ def test_rule_6_log_probabilities_agree_alone_padded_batched_and_cached(model, s
                 np.testing.assert_allclose(again.logprobs, completion.logprobs, atol=1e-4)
             histories[row] += completion.tokens
             assert session.length(row) == len(histories[row])
-
-
-def test_greedy_equals_transformers(tmp_path):
-    torch = pytest.importorskip("torch")
-    import transformers
-
-    from mma_jax.models.convert import load_llama
-
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=31, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=24, initializer_range=0.5, bos_token_id=2, eos_token_id=0, pad_token_id=1,
-    )  # fmt: skip
-    peer = transformers.LlamaForCausalLM(config).eval()
-    peer.save_pretrained(tmp_path)
-    model = load_llama(str(tmp_path), jnp.float32, jnp.float32)
-    histories = [[*ids, 2] for ids in prompts(3)]
-    session = Sampler(model, (0,), (64,), (16,)).open(nnx.state(model), rows=3, slots=64)
-    session.extend(range(3), histories)
-    for completion, history in zip(session.sample(range(3), KEYS[:3], 24, 0.0), histories, strict=True):
-        output = peer.generate(torch.tensor([history]), do_sample=False, max_new_tokens=24)
-        assert completion.tokens == output[0, len(history) :].tolist()
-        assert np.isnan(completion.value)  # a plain Llama
 
 
 def test_zero_temperature_is_argmax_without_a_division():

@@ -47,4 +47,5 @@ def test_greedy_completions_equal_those_of_transformers(name, tmp_path):
     for prompt, completion in zip(prompts, found, strict=True):
         expected = peer.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=NEW)[0, len(prompt) :]
         assert completion.tokens == expected.tolist()
+        assert np.isnan(completion.value)  # a plain Llama has none
     assert len({token for completion in found for token in completion.tokens}) > 10  # or equality would say little
