@@ -1,6 +1,6 @@
 """A base checkpoint and a LoRA adapter, both in their public formats -> one checkpoint that needs no adapter.
 
-Works on files, a tensor at a time: no model is built, so an 8B base merges in the memory of one shard, keeps its dtype,
+Works on files, one at a time: no model is built, so an 8B base merges in the memory of one shard, keeps its dtype,
 its shards and everything beside them (config, tokenizer, chat template), and transformers, vLLM and others read it.
 """
 

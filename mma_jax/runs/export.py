@@ -22,7 +22,7 @@ def run(config, directory: Path, dry_run: bool) -> None:
     base = Path(config.model.path or L0_TINY)
     for folder in trained:
         out = directory / "export" / folder.relative_to(directory / "train").parent
-        if not dry_run and not _is_newer(out / CONFIG, folder / peft.SETTINGS):
+        if not dry_run and not _is_newer(out / CONFIG, folder / peft.WEIGHTS):
             check_room(out, used(base))
             merge(base, folder, out)
         print(out)

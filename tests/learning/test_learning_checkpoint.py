@@ -1,11 +1,9 @@
-import contextlib
-import resource
-
 import jax
 import jax.numpy as jnp
 import learning_fixture as fixture
 import numpy as np
 import pytest
+from disk import files_of_at_most
 
 from mma_jax.learning import ppo
 from mma_jax.learning.checkpoint import Checkpoints, room
@@ -69,17 +67,6 @@ def test_the_checkpoint_of_another_model_is_refused(tmp_path, other):
     checkpoints.save(1, state() if isinstance(other, tuple) else {"a": jnp.zeros(4)}, {})
     with pytest.raises(InputError, match="another model"):
         checkpoints.latest(other)
-
-
-@contextlib.contextmanager
-def files_of_at_most(size):
-    """A disk that takes no larger file, which needs no privileges: what is written beyond fails, as on a full one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("large", ["arrays", "extra"])

@@ -71,6 +71,9 @@ def test_we_read_what_peft_writes(base, tmp_path):
         ({"use_dora": True}, "use_dora is True; only plain LoRA"),
         ({"target_modules": ["embed_tokens"]}, "target_modules is .'embed_tokens'.; known: q_proj"),
         ({"r": 0}, "r is 0"),
+        ({"target_modules": [["q_proj"]]}, "target_modules is"),
+        ({"rank_pattern": {"q_proj": 8}}, "rank_pattern is .*; only plain LoRA"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save is .*; only plain LoRA"),
         ({"lora_alpha": 24}, "alpha / rank is 24 / 3, not 4.0"),
     ],
 )

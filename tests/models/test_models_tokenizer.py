@@ -4,9 +4,9 @@ import json
 import random
 import shutil
 
+import byte_pairs
 import pytest
 from hostile_fixture import damaged, reads_or_refuses
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mma_jax.learning import vocabulary
 from mma_jax.models.convert import L0_TINY
@@ -34,17 +34,8 @@ def tiny_folder(tmp_path_factory):
 def llama3_folder(tmp_path_factory):
     """A byte-level tokenizer.json in the form of Llama 3's."""
     folder = tmp_path_factory.mktemp("llama3")
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        [TEXT] * 5, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
-    )
-    bpe.add_special_tokens([AddedToken(name, special=True) for name in SPECIAL])
-    bpe.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": SPECIAL[0], "eos_token": SPECIAL[1]}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": LLAMA3}))
+    tokens = {"bos_token": SPECIAL[0], "eos_token": SPECIAL[1]}
+    byte_pairs.write(folder, [TEXT] * 5, 400, SPECIAL, **tokens, chat_template=LLAMA3)
     return folder
 
 

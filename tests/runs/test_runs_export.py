@@ -21,12 +21,12 @@ def config(tmp_path):
     return config
 
 
-def train(config, folder, seed):
+def train(config, folder, seed, shift=0.1):
     """An adapter as training leaves it, and the logits of the model that carries it."""
     model = convert.load_llama(config.model.path)
     lora.add_lora(model, 4, 8.0, ("q_proj", "down_proj"), nnx.Rngs(seed))
     for _, _, adapter in lora.adapters(model):
-        adapter.b.set_value(adapter.b[...] + 0.1)
+        adapter.b.set_value(adapter.b[...] + shift)
     peft.save_peft(model, folder / "train" / "MMA-Auto" / str(seed) / "adapter")
     return logits(model)
 
@@ -48,6 +48,15 @@ def test_every_trained_agent_becomes_a_checkpoint(config, tmp_path, capsys):
     before = (folder / "model.safetensors").stat().st_mtime_ns
     export.run(config, tmp_path, dry_run=False)
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_an_agent_that_was_trained_anew_is_exported_anew(config, tmp_path):
+    train(config, tmp_path, 0)
+    export.run(config, tmp_path, dry_run=False)
+    expected = train(config, tmp_path, 0, shift=0.3)
+    export.run(config, tmp_path, dry_run=False)
+    found = logits(convert.load_llama(tmp_path / "export" / "MMA-Auto" / "0"))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_nothing_trained_is_told(config, tmp_path):

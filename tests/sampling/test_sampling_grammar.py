@@ -1,11 +1,9 @@
 """Tables of tokens against the automaton of characters, walked token by token, and the environment's parser."""
 
-import json
-
+import byte_pairs
 import doubles
 import numpy as np
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mma_jax.envs.actions import parse
 from mma_jax.envs.options import Options
@@ -39,23 +37,14 @@ def folding(tmp_path_factory):
 def bytewise(tmp_path_factory):
     """Byte pairs in the form of Llama 3's, with merges across punctuation and digits."""
     folder = tmp_path_factory.mktemp("bytewise")
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
     lines = [MAP + ",".join(f'"{n}":{n + 30}' for n in range(1, 70)) + "}}}", *map(str, range(101)), "Why not?\nNo.\n"]
     lines += [
         '{"tool":"Analyze_Text","args":{"item_id":"all"}}',
         '{"tool":"Analyze_Image","args":{"item_id":["3","4"]}}',
     ]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        lines * 9, trainers.BpeTrainer(vocab_size=460, initial_alphabet=alphabet, show_progress=False)
-    )
-    bpe.add_special_tokens([AddedToken(name, special=True) for name in ("<|begin|>", "<|eot_id|>")])
-    bpe.save(str(folder / "tokenizer.json"))
-    settings = {"bos_token": "<|begin|>", "eos_token": "<|eot_id|>", "clean_up_tokenization_spaces": True}
-    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": "-"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    special = {"bos_token": "<|begin|>", "eos_token": "<|eot_id|>"}
+    settings = {"clean_up_tokenization_spaces": True, "chat_template": "-"}
+    byte_pairs.write(folder, lines * 9, 460, special.values(), **special, **settings)
     return load_tokenizer(folder)
 
 

@@ -213,6 +213,8 @@ def test_truncated_rows_take_other_text(model, sampler, kept):
     begun = session.sample([0, 1], KEYS[:2], 5, 1.0)
     session.extend([1], [[9, 8, 7, 6]])
     history = [*prompts(2)[1], *begun[1].tokens, 9, 8, 7, 6][:kept]
+    with pytest.raises(ValueError, match=f"not {session.length(1) + 1} to keep"):
+        session.truncate([1], [session.length(1) + 1])
     session.truncate([1], [kept])
     assert session.length(1) == kept
     session.extend([1], [[3, 4, 5]])
