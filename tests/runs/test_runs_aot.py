@@ -64,6 +64,18 @@ def test_a_mesh_splits_weights_and_rows(config, measured):
     assert found["arguments"] == pytest.approx(weights(config, 2, 2) + caches, rel=0.01)
 
 
+def test_rows_stay_with_their_devices(config):
+    """Four devices need a quarter each; where partial products of all rows are added up instead, nearly half."""
+    config = config.copy_and_resolve_references()
+    config.ppo.micro_batch, config.ppo.samples = 16, 1
+    config.env.context, config.sampler.slots = 256, "256"
+    needed = []
+    for config.mesh.fsdp in (1, 4):
+        config.mesh.tensor = 1
+        needed.append(aot.measure(config)["PPO gradient, 16 x 256"]["temporaries"])
+    assert needed[1] < 0.3 * needed[0]
+
+
 def test_the_plan_of_an_8b_model_needs_no_weights(tmp_path):
     config = base()
     config.model.path, config.model.int8, config.model.dtype = str(tmp_path / "none"), True, "bfloat16"
