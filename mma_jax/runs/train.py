@@ -35,6 +35,7 @@ from mma_jax.runs.workdir import check_room, used
 from mma_jax.types import FAMILIES, Episode
 
 KEEP = 2  # checkpoints, beside the best
+LEARNED_FROM = ("ooma", "lomo")  # the protocols whose training episodes teach, whatever is evaluated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ def run(config, directory: Path, dry_run: bool) -> None:
         prepare.run(config, directory, dry_run)
         return
     hosts.check(config)
-    hosts.alone(lambda: prepare.run(config, directory, dry_run), "data")
+    hosts.alone(lambda: prepare_data(config, directory), "data")
     made = experiment(config, directory)
     wanted = [(name, seed) for name in prepare.methods(made) if name in RECIPES for seed in seeds(config)]
     if wanted:
@@ -70,6 +71,16 @@ def run(config, directory: Path, dry_run: bool) -> None:
             trainer.language.grammar(trainer.environment(interactive))  # what it cannot write is told before any work
         for name, seed in wanted:
             trainer.adapter(name, seed)
+
+
+def prepare_data(config, directory: Path) -> None:
+    """Everything that training reads, so that several processes only read it: two that build a file would collide."""
+    prepare.run(config, directory, dry_run=False)
+    made = experiment(config, directory)
+    for protocol in filter(made.families, LEARNED_FROM):
+        made.episodes("train", protocol)
+    if made.families("ooma"):
+        made.episodes("valid", "ooma")
 
 
 class Trainer:
@@ -205,8 +216,8 @@ class Trainer:
         """
         users = np.random.default_rng([self.config.seed, 80]).random(len(self.made.dataset.users)) < 0.8
         found: dict[str, list[Episode]] = {}
-        for protocol in ("ooma", "lomo"):
-            for episode in self.made.episodes("train", protocol) if self.made.families(protocol) else []:
+        for protocol in filter(self.made.families, LEARNED_FROM):
+            for episode in self.made.episodes("train", protocol):
                 if users[episode.user] == support:
                     found.setdefault(episode.family, []).append(episode)
         return found
