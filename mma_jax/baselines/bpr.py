@@ -3,8 +3,8 @@
     x_ui = <w_u, h_i>                                       (Eq. 6 there)
     loss = - ln sigma(x_ui - x_uj) + reg (|w_u|^2 + |h_i|^2 + |h_j|^2)      (BPR-Opt, §4.1; j not taken)
 
-Decided here: a user without training interactions has no w_u, and is the mean of the history's item vectors; regularised
-are the vectors of the batch, as LightGCN's code and RecBole do. No bias.
+Decided here: a user without training interactions has no w_u, and is the mean of the history's item vectors;
+regularised are the vectors of the batch, as in LightGCN's code and in RecBole. No bias.
 """
 
 from __future__ import annotations

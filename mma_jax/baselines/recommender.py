@@ -21,7 +21,7 @@ Tables = Any
 
 
 class Given(nnx.Variable):
-    """Evidence: arrays that come from the data as it is when scores are asked for, behind the masks of `corpus.look`."""
+    """Evidence: arrays of the data as it is when scores are asked for, seen through `corpus.look` and its masks."""
 
 
 class Kept(nnx.Variable):
