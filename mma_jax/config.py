@@ -10,6 +10,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
+from mma_jax.baselines.registry import BASELINES
 from mma_jax.data.world import PRESETS
 from mma_jax.types import InputError
 
@@ -30,12 +31,18 @@ def base() -> ConfigDict:
     config.data.split = "auto"  # auto | chronological | per_user | given (DESIGN §5.11)
     config.data.positive_rating = 0.0  # ratings at or above count as liked; missing ratings always do
     config.data.max_history = 50  # most recent liked items that evidence may use
+    config.data.drop_modality = "none"  # none | text | image | both: what some items lose, see data/thinning.py
+    config.data.drop_rate = 0.0  # share of the items having it that lose it
+    config.data.drop_kind = "mcar"  # mcar | popularity (MAR: unpopular first) | value (MNAR: short texts, dark pictures)
 
     config.images = ConfigDict()
     config.images.encoder = "none"  # none | tiny | kfold | clip (Flax, from weights) | open_clip
     config.images.weights = ""  # folder of a public CLIP checkpoint, for encoder=clip
     config.images.vocabulary = "general"  # general | movie_genres | world
     config.images.seed = 0
+
+    config.text = ConfigDict()
+    config.text.dim = 64  # of the vectors that baselines see of a text (latent semantic analysis)
 
     config.graph = ConfigDict()
     config.graph.source = "interactions"  # interactions | copurchases (pairs the source lists; they know no time)
@@ -78,6 +85,7 @@ def base() -> ConfigDict:
     config.eval.batch = 256  # episodes played side by side
     config.eval.traces = 5  # episodes kept for the trace viewer, per method, protocol and family
     config.eval.probes = 50  # evidence calls per family whose worth is measured by scoring without them
+    config.eval.queries = 12  # that --config.run=cost plays alone, of each method
     config.eval.bootstrap = 2000
     config.eval.reference = "RuleRouter-Fuse"  # what every method is compared with
 
@@ -153,6 +161,8 @@ def base() -> ConfigDict:
         0  # validation episodes of each family, at each checkpoint; the best one is kept (0: the last)
     )
     config.ppo.missing = 0.3  # MMA-Pooled: how often each modality is missing, independently
+
+    config.baselines = ConfigDict({one.settings: one.get_config() for one in BASELINES.values()})
 
     config.agentcf = ConfigDict()
     config.agentcf.interactions = 500  # training interactions simulated, at most

@@ -14,6 +14,7 @@ import numpy as np
 from mma_jax.agents import bayes, controls, evidence_linear, overlap, routers
 from mma_jax.agents.rollout import judged
 from mma_jax.agents.rollout import play as play_policy
+from mma_jax.baselines.registry import BASELINES
 from mma_jax.data.world import World
 from mma_jax.envs.environment import Environment
 from mma_jax.types import Episode, InputError, Policy, Trajectory
@@ -32,7 +33,7 @@ class Context:
     world: World | None  # the truth of a generated dataset, for its bounds alone
     seed: int  # of whatever randomness the method has of its own
     batch: int
-    language: Callable[[], Play] | None = None  # the language-model agent of this name and seed, trained if need be
+    trained: Callable[[], Play] | None = None  # the agent or baseline of this name and seed, trained if need be
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +71,11 @@ def scorer(make: Callable[[Context], Callable[[Environment, list[Episode]], np.n
     return made
 
 
-def language(context: Context) -> Play:
-    """An agent that needs a language model: whoever made the context knows how it comes about."""
-    if context.language is None:
-        raise ValueError(f"{context.name} needs a language model, and the context has none")
-    return context.language()
+def trained(context: Context) -> Play:
+    """An agent with a language model, or a baseline: whoever made the context knows how it comes about."""
+    if context.trained is None:
+        raise ValueError(f"{context.name} has to be trained, and the context does not say how")
+    return context.trained()
 
 
 def _first_stage(context: Context):
@@ -118,12 +119,13 @@ METHODS: dict[str, Method] = {
     "Exploit-Invalid": Method(policy(lambda c: routers.repeat(routers.spam_invalid)), exploits=True),
     "Exploit-RepeatNull": Method(policy(lambda c: routers.repeat(routers.repeat_null)), exploits=True),
     "Evidence-linear": Method(policy(lambda c: routers.rule_router(_learned(c, routers.rule_router)))),
-    "ReAct": Method(language, needs_language_model=True),
-    "AgentCF": Method(language, needs_language_model=True),
-    "MMA-SFT": Method(language, needs_language_model=True, randomness=True),
-    "MMA-Pooled": Method(language, needs_language_model=True, randomness=True),
-    "MMA-Auto": Method(language, needs_language_model=True, randomness=True),
-    "MMA-Interactive": Method(language, needs_language_model=True, randomness=True, asks=True),
+    "ReAct": Method(trained, needs_language_model=True),
+    "AgentCF": Method(trained, needs_language_model=True),
+    "MMA-SFT": Method(trained, needs_language_model=True, randomness=True),
+    "MMA-Pooled": Method(trained, needs_language_model=True, randomness=True),
+    "MMA-Auto": Method(trained, needs_language_model=True, randomness=True),
+    "MMA-Interactive": Method(trained, needs_language_model=True, randomness=True, asks=True),
+    **{name: Method(trained, randomness=True) for name in BASELINES},
     "Optimal-router": Method(bayes.optimal_router, fused=False, needs_world=True),
     "Bayes": Method(scorer(bayes.bayes), fused=False, needs_world=True),
 }
@@ -145,19 +147,22 @@ def plays(name: str, protocol: str, reference: str) -> bool:
 
 
 def chosen(names: str, world: bool) -> list[str]:
-    """Resolve config.methods. "scripted" stands for all that need no language model, "agents" for those that do; the
-    bounds need a generated world.
+    """Resolve config.methods. "scripted" stands for all that need no training by gradient, "baselines" and "agents" for
+    the recommenders and the language models that do; the bounds need a generated world.
 
     Raises InputError for an unknown name, listing the known ones.
     """
     picked: list[str] = []
     for name in filter(None, (part.strip() for part in names.split(","))):
         if name == "scripted":
-            picked += [n for n, m in METHODS.items() if not m.needs_language_model and (world or not m.needs_world)]
+            scripted = [n for n, m in METHODS.items() if not m.needs_language_model and n not in BASELINES]
+            picked += [n for n in scripted if world or not METHODS[n].needs_world]
+        elif name == "baselines":
+            picked += list(BASELINES)
         elif name == "agents":
             picked += [n for n, m in METHODS.items() if m.needs_language_model]
         elif name not in METHODS:
-            known = ", ".join(("scripted", "agents", *METHODS))
+            known = ", ".join(("scripted", "baselines", "agents", *METHODS))
             raise InputError(f"unknown method {name!r} in config.methods: known are {known}")
         elif METHODS[name].needs_world and not world:
             raise InputError(f"method {name!r} needs data.source=generated: only there is the truth known")

@@ -1,4 +1,4 @@
-"""The language-model agents of an experiment, ready to play: `Agents.player(method, seed)`."""
+"""What an experiment has trained, ready to play: `Agents.player(method, seed)`, language-model agents and baselines."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import numpy as np
 from mma_jax.agents import agentcf
 from mma_jax.agents.language_model import Script, generate
 from mma_jax.agents.registry import Play
+from mma_jax.baselines.registry import BASELINES
 from mma_jax.envs.environment import Environment
 from mma_jax.evaluation.experiment import Experiment
 from mma_jax.evaluation.results import Cell
+from mma_jax.runs.baselines import Baselines
 from mma_jax.runs.language import Language
 from mma_jax.runs.train import Trainer
 from mma_jax.types import Episode, History, Trajectory
@@ -22,14 +24,14 @@ class Agents:
 
     def __init__(self, made: Experiment):
         self.made, self.config = made, made.config
-        self._players = {"AgentCF": self._agentcf}
+        self._players = {"AgentCF": self._agentcf, **dict.fromkeys(BASELINES, Baselines(made).player)}
 
     @functools.cached_property
     def trainer(self) -> Trainer:
         return Trainer(self.made, Language(self.config))
 
     def player(self, name: str, seed: int) -> Play:
-        """A method's agent. Its decoding is greedy (§3.3, temperature 0)."""
+        """A trained method. Agents decode greedily (§3.3, temperature 0)."""
         return self._players.get(name, self._adapted)(name, seed)
 
     def _adapted(self, name: str, seed: int) -> Play:

@@ -21,7 +21,7 @@ from mma_jax.evaluation.checks import check_settings, one_of, options
 from mma_jax.evaluation.episodes import CHUNK, PARTS, recall_table
 from mma_jax.evaluation.experiment import Experiment
 from mma_jax.models.convert import L0_TINY
-from mma_jax.runs import language
+from mma_jax.runs import baselines, language
 from mma_jax.runs.images import build_image_store, check_encoder
 from mma_jax.runs.workdir import write_atomically
 
@@ -32,7 +32,7 @@ def experiment(config, directory: Path) -> Experiment:
     check_encoder(config.images)
     one_of("eval.reference", config.eval.reference, METHODS)
     made = Experiment(config, directory, build_image_store)
-    methods(made)
+    baselines.check(config, methods(made))
     made.check()
     return made
 
