@@ -33,7 +33,7 @@ def base() -> ConfigDict:
     config.data.max_history = 50  # most recent liked items that evidence may use
     config.data.drop_modality = "none"  # none | text | image | both: what some items lose, see data/thinning.py
     config.data.drop_rate = 0.0  # share of the items having it that lose it
-    config.data.drop_kind = "mcar"  # mcar | popularity (MAR: unpopular first) | value (MNAR: short texts, dark pictures)
+    config.data.drop_kind = "mcar"  # mcar | popularity (unpopular items first) | value (short texts, dark pictures)
 
     config.images = ConfigDict()
     config.images.encoder = "none"  # none | tiny | kfold | clip (Flax, from weights) | open_clip

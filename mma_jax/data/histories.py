@@ -32,9 +32,11 @@ class Histories:
         self._items = self._item[rows]
 
         width = int(self._item.max(initial=0)) + 1
-        pairs = np.unique(self._user[rows].astype(np.int64) * width + self._items)
+        rows = rows[np.argsort(parts[rows], kind="stable")]  # of a repeated pair, its earliest part counts
+        pairs, first = np.unique(self._user[rows].astype(np.int64) * width + self._item[rows], return_index=True)
         self._known_start = np.searchsorted(pairs // width, np.arange(n_users + 1))
         self._known = (pairs % width).astype(np.int32)
+        self._known_part = parts[rows][first]
 
     def before(self, row: int) -> np.ndarray:
         """int32 [H]: the items the same user liked strictly before interaction `row`, oldest first.
@@ -48,10 +50,13 @@ class Histories:
         items = _keep_latest(self._items[start:end])
         return items if self._ordered else items[items != self._item[row]]
 
-    def known(self, user: int) -> np.ndarray:
-        """int32 [K], sorted: every item the user likes in any part, to be kept out of the negatives."""
+    def known(self, user: int, part: int = TEST) -> np.ndarray:
+        """int32 [K], sorted: every item the user likes in `part` or an earlier one, to be kept out of the negatives.
+
+        What comes in later parts stays unknown: left out of a training pool, it would tell the parameters of it.
+        """
         start, end = self._known_start[user : user + 2]
-        return self._known[start:end]
+        return self._known[start:end][self._known_part[start:end] <= part]
 
 
 _FIRST_HIDDEN_PART = np.zeros(4, np.int8)

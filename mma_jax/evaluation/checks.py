@@ -6,6 +6,8 @@ import functools
 import math
 from collections.abc import Iterable
 
+from mma_jax.agents.registry import METHODS
+from mma_jax.data import thinning
 from mma_jax.envs.environment import Environment, Options
 from mma_jax.envs.evidence import Evidence
 from mma_jax.envs.rewards import Costs
@@ -17,6 +19,7 @@ ANY = math.inf
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, ANY),
     "data.max_history": (0, ANY),
+    "data.drop_rate": (0, 0.99),
     "graph.dim": (1, ANY),
     "graph.decay": (1e-6, 1),
     "pool.size": (2, ANY),
@@ -29,6 +32,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "eval.fit_episodes": (1, ANY),
     "eval.batch": (1, ANY),
     "eval.traces": (0, ANY),
+    "eval.queries": (1, ANY),
     "eval.bootstrap": (10, ANY),
     "audit.ndcg_tolerance": (0, 1),
     "audit.recall_gap": (0, 1),
@@ -36,6 +40,8 @@ RANGES: dict[str, tuple[float, float]] = {
 """Least and greatest value of the numbers that have one."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
+    "data.drop_modality": tuple(thinning.MODALITIES),
+    "data.drop_kind": thinning.KINDS,
     "pool.kind": pools.KINDS,
     "evidence.parts": ("train", "all"),
     "env.count": ("estimate", "model"),
@@ -56,12 +62,27 @@ def check_settings(config) -> None:
         one_of(key, value_of(config, key), known)
     if not config.data.name:
         raise InputError("config.data.name is empty: name the dataset")
+    _check_drop(config)
     seeds(config)
     for protocol in asked_protocols(config):
         # the environment itself refuses what does not fit its turns and context
         environment = Environment(Evidence(), options(config, protocol))
         if config.env.count == "estimate":
             environment.budget(config.pool.size)
+
+
+def _check_drop(config) -> None:
+    """Raise InputError where config.data.drop_* cannot mean anything."""
+    data = config.data
+    if data.drop_rate and data.drop_modality == "none":
+        raise InputError(f"config.data.drop_rate={data.drop_rate}: say of what, by config.data.drop_modality")
+    if data.drop_rate and data.drop_modality != "text" and config.images.encoder == "none":
+        raise InputError(
+            f"config.data.drop_modality={data.drop_modality!r}: config.images.encoder=none leaves no image"
+        )
+    bounds = [name for name in listed(config.methods) if name in METHODS and METHODS[name].needs_world]
+    if data.drop_rate and bounds:
+        raise InputError(f"{bounds[0]} knows the whole world, which config.data.drop_rate takes parts of: leave it out")
 
 
 def value_of(config, key: str):

@@ -86,8 +86,9 @@ def first_occurrences(interactions: Interactions, positive: np.ndarray, parts: n
     return mask
 
 
-def sample(dataset: Dataset, histories: Histories, eligible: np.ndarray, config, count: int) -> Sampled:
-    """Targets among the `eligible` interactions (bool [N])."""
+def sample(dataset: Dataset, histories: Histories, eligible: np.ndarray, config, part: str) -> Sampled:
+    """Targets of a part, among its `eligible` interactions (bool [N])."""
+    count = config.episodes[part]
     log, longest = dataset.interactions, config.data.max_history
     rows = sample_targets(np.flatnonzero(eligible), log.user, count, config.episodes.per_user, config.seed)
     queries = []
@@ -97,7 +98,7 @@ def sample(dataset: Dataset, histories: Histories, eligible: np.ndarray, config,
             pools.Query(
                 history=seen[max(0, len(seen) - longest) :],
                 seen=seen,
-                known=histories.known(log.user[row]),
+                known=histories.known(log.user[row], PARTS[part]),
                 target=int(log.item[row]),
                 key=int(row),
             )

@@ -20,6 +20,7 @@ from mma_jax.data.histories import Histories
 from mma_jax.data.missing import realizable
 from mma_jax.data.sources import load
 from mma_jax.data.splits import positives, split
+from mma_jax.data.thinning import holders, thin
 from mma_jax.data.world import World
 from mma_jax.envs.budget import CountTokens, estimate_tokens
 from mma_jax.envs.environment import Environment
@@ -44,6 +45,7 @@ def fingerprint(dataset: Dataset) -> str:
         digest.update(np.ascontiguousarray(array).tobytes() if array is not None else b"none")
     for strings in (dataset.users, catalog.ids, catalog.title, catalog.categories, catalog.description, catalog.brand):
         digest.update("\x1f".join(strings).encode())
+    digest.update(np.array([len(paths) for paths in catalog.images], np.int64).tobytes())
     return digest.hexdigest()
 
 
@@ -55,9 +57,14 @@ class Experiment:
         self.prepared = directory / "prepared"
 
     @functools.cached_property
+    def complete(self) -> Dataset:
+        """The data as loaded, before config.data.drop_* takes evidence away."""
+        return load(self.config, self.prepared)
+
+    @functools.cached_property
     def dataset(self) -> Dataset:
         """The data, which must be the data that the folder was begun with. Raises InputError if it is not."""
-        dataset = load(self.config, self.prepared)
+        dataset = thin(self.complete, self.config)
         record, checksum = self.directory / "data.sha256", fingerprint(dataset)
         if not record.exists():
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -70,8 +77,9 @@ class Experiment:
 
     @functools.cached_property
     def world(self) -> World | None:
-        """The truth behind a generated dataset, for bounds alone."""
-        if self.config.data.source != "generated":
+        """The truth behind a generated dataset, for bounds alone; None where parts of the dataset were taken away, for
+        a bound would still know them."""
+        if self.config.data.source != "generated" or self.config.data.drop_rate:
             return None
         return World(generated.world_config(self.config.world))
 
@@ -96,11 +104,16 @@ class Experiment:
 
     @functools.cached_property
     def images(self) -> ImageStore | None:
-        """Raises InputError if there are image files but none that can be read."""
-        store = self._build_images(self.config.images, self.dataset, self.prepared / "images")
-        if store is None and self.presence[1]:
+        """Pictures are encoded before any are taken away: the encoder stays the same one, and the store can be shared.
+
+        Raises InputError if there are image files but none that can be read.
+        """
+        store = self._build_images(self.config.images, self.complete, self.prepared / "images")
+        if store is not None:
+            store = store.only(holders(self.dataset.catalog, "image"))
+        if (store is None or not store.has.any()) and self.presence[1]:
             raise InputError(f"{self.dataset.name}: no image can be read; go without by --config.images.encoder=none")
-        return store
+        return store if store is not None and store.has.any() else None
 
     def view(self, part: str) -> View:
         """The evidence that episodes of "train", or of "valid" and "test", are judged with."""
@@ -121,7 +134,7 @@ class Experiment:
     def sampled(self, part: str) -> episode_builder.Sampled:
         first = episode_builder.first_occurrences(self.dataset.interactions, self.positive, self.parts)
         eligible = first & (self.parts == episode_builder.PARTS[part])
-        return episode_builder.sample(self.dataset, self.histories, eligible, self.config, self.config.episodes[part])
+        return episode_builder.sample(self.dataset, self.histories, eligible, self.config, part)
 
     @functools.cache  # noqa: B019
     def distribution(self, family: str) -> np.ndarray:

@@ -56,6 +56,19 @@ class ImageStore:
         order = np.argsort(-counts, kind="stable")[:PROFILE_TAGS]
         return {self.vocabulary[tag]: int(counts[tag]) for tag in order if counts[tag]}
 
+    def only(self, kept: np.ndarray) -> ImageStore:
+        """The store as if all items but those of `kept`, bool [I], had no picture; itself if they have none anyway."""
+        if not (self.has & ~kept).any():
+            return self
+        rows = kept[:, None]
+        return dataclasses.replace(
+            self,
+            embedding=np.where(rows, self.embedding, np.float32(0)),
+            has=self.has & kept,
+            tag_ids=np.where(rows, self.tag_ids, np.int16(-1)),
+            tag_scores=np.where(rows, self.tag_scores, np.float32(0)),
+        )
+
     def save(self, directory: str | os.PathLike) -> None:
         """Writes the store, all of it or nothing."""
         arrays = {"embedding": self.embedding, "has": self.has, "tags": self.tag_ids, "tag_scores": self.tag_scores}

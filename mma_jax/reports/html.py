@@ -41,13 +41,13 @@ def write_report(
     folder = run.directory / "report"
     folder.mkdir(exist_ok=True)
     found = [part for section in sections for part in section.parts if isinstance(part, Table)]
-    _write(folder / "tables.md", "\n".join(map(tables.to_markdown, found)))
-    _write(folder / "tables.tex", "% needs \\usepackage{booktabs}\n" + "\n".join(map(tables.to_latex, found)))
-    _write(folder / "index.html", _page(run, sections, command))
+    write(folder / "tables.md", "\n".join(map(tables.to_markdown, found)))
+    write(folder / "tables.tex", "% needs \\usepackage{booktabs}\n" + "\n".join(map(tables.to_latex, found)))
+    write(folder / "index.html", _page(run, sections, command))
     return folder / "index.html"
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     """Whole or not at all. Lone surrogates, which JSON can carry and UTF-8 cannot, become question marks."""
     temporary = path.with_name(path.name + ".part")
     temporary.write_bytes(text.encode("utf-8", "replace"))

@@ -9,14 +9,14 @@ import dataclasses
 import json
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from mma_jax.evaluation import results
+from mma_jax.evaluation import access, results
 from mma_jax.types import FAMILIES, InputError
 
 METRICS = ("ndcg@10", "mrr")
@@ -31,7 +31,7 @@ TRAINING_LOG = "panel.jsonl"
 class Sample:
     """The episodes of one method under one family; seeds are averaged within an episode."""
 
-    users: np.ndarray  # int64 [E] cluster codes for the bootstrap
+    users: np.ndarray  # int64 [E] cluster codes for the bootstrap, the same in all samples of a run
     values: dict[str, np.ndarray]  # metric -> float64 [E], nan where an episode lacks it
 
 
@@ -58,6 +58,8 @@ class Run:
     regret: tuple[dict, ...]
     information: tuple[dict, ...]
     training: dict[tuple[str, str], tuple[dict, ...]]  # (method, seed) -> lines of its TRAINING_LOG
+    access: tuple[dict, ...]  # lines of the ledger of looks at the test part
+    access_beside: tuple[dict, ...]  # those of the folders beside this one
 
     def unique(self, field: str) -> list[str]:
         """The values of a field of the rows as text, in order of first appearance."""
@@ -84,6 +86,8 @@ def load_run(directory: str | Path, max_traces: int) -> Run:
         regret=tuple(read_rows(directory / "regret.jsonl")),
         information=tuple(read_rows(directory / "information.jsonl")),
         training=read_training(directory / "train"),
+        access=tuple(access.read(directory)),
+        access_beside=tuple(access.read_beside(directory)),
     )
 
 
@@ -123,8 +127,8 @@ def _watched(rows: Iterable[dict], name: str) -> Iterable[dict]:
     return tqdm(rows, desc=f"reading {name}", unit=" episodes", disable=None, leave=False)
 
 
-def read_samples(directory: Path) -> dict[tuple[str, str, str, str], Sample]:
-    """Per-episode METRICS by (dataset, protocol, family, method), averaged over seeds before anything else."""
+def read_samples(directory: Path, metrics: Sequence[str] = METRICS) -> dict[tuple[str, str, str, str], Sample]:
+    """Per-episode metrics by (dataset, protocol, family, method), averaged over seeds before anything else."""
     places: dict[tuple, dict[str, int]] = {}  # key -> episode -> its place in the sample
     rows: dict[tuple, list[tuple[float, ...]]] = {}  # key -> (place, a value per metric)
     users: dict[tuple, list[str]] = {}
@@ -136,17 +140,18 @@ def read_samples(directory: Path) -> dict[tuple[str, str, str, str], Sample]:
         if row["episode_id"] not in known:
             known[row["episode_id"]] = len(known)
             users.setdefault(key, []).append(str(row["user"]))
-        values = [math.nan if row.get(metric) is None else row[metric] for metric in METRICS]
+        values = [math.nan if row.get(metric) is None else row[metric] for metric in metrics]
         rows.setdefault(key, []).append((known[row["episode_id"]], *values))
-    return {key: Sample(np.unique(users[key], return_inverse=True)[1], _means(rows[key])) for key in rows}
+    codes = {user: code for code, user in enumerate(sorted({user for found in users.values() for user in found}))}
+    return {key: Sample(np.array([codes[user] for user in users[key]]), _means(rows[key], metrics)) for key in rows}
 
 
-def _means(rows: list[tuple[float, ...]]) -> dict[str, np.ndarray]:
+def _means(rows: list[tuple[float, ...]], metrics: Sequence[str]) -> dict[str, np.ndarray]:
     """Per metric the mean of the rows that share a place, one entry a place."""
     place, *columns = np.array(rows).T
     place = place.astype(np.int64)
     counts = np.bincount(place)
-    return {metric: np.bincount(place, column) / counts for metric, column in zip(METRICS, columns, strict=True)}
+    return {metric: np.bincount(place, column) / counts for metric, column in zip(metrics, columns, strict=True)}
 
 
 def read_traces(directory: Path, max_traces: int) -> Traces:

@@ -1,4 +1,4 @@
-"""More inline SVG, in small multiples: curves over training, stacked parts, predicted against realized.
+"""More inline SVG, in small multiples: curves over training, bars, stacked parts, predicted against realized.
 
 Series are told apart by color (Okabe and Ito) and dash pattern together; a tooltip names every mark.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mma_jax.reports.plots import CHARACTER, GAP, LABEL, PANEL, ROW, TOP, label, line, svg, ticks
+from mma_jax.reports.plots import CHARACTER, GAP, LABEL, PANEL, ROW, TOP, Interval, label, line, svg, ticks
 
 Curve = tuple[np.ndarray, np.ndarray]
 """x [N] in increasing order, y [N] finite."""
@@ -29,14 +29,14 @@ def curve_panels(panels: dict[str, dict[str, list[Curve]]], title: str, marks: S
     wide, plot = 270, 110
     flat = [curve for panel in panels.values() for series in panel.values() for curve in series]
     first, last = min(x[0] for x, _ in flat), max(x[-1] for x, _ in flat)
-    legend_rows = max(len(_legend(list(panel), wide)) for panel in panels.values())
+    legend_rows = max(len(legend(list(panel), wide)) for panel in panels.values())
     tall = plot + 54 + 15 * legend_rows
     parts = []
     for index, (name, panel) in enumerate(panels.items()):
         x0, top = (index % PER_ROW) * (wide + GAP) + INSET, (index // PER_ROW) * tall + 24
-        across = _scale(first, last, x0, x0 + wide - INSET)
+        across = scale(first, last, x0, x0 + wide - INSET)
         values = np.concatenate([y for series in panel.values() for _, y in series])
-        up = _scale(values.min(), values.max(), top + plot, top)
+        up = scale(values.min(), values.max(), top + plot, top)
         parts.append(label(x0 - INSET, top - 10, name, "facet"))
         for value in ticks(values.min(), values.max(), 4) or [values[0]]:  # one level that is no round number
             parts.append(line(x0, up(value), x0 + wide - INSET, up(value), "grid"))
@@ -48,7 +48,7 @@ def curve_panels(panels: dict[str, dict[str, list[Curve]]], title: str, marks: S
         for place, (series, curves) in enumerate(panel.items()):
             parts += [_curve(curve, f"{name}, {series}" if series else name, place, across, up) for curve in curves]
         if len(panel) > 1:
-            parts += _keys(list(panel), x0 - INSET, top + plot + 34, wide)
+            parts += keys(list(panel), x0 - INSET, top + plot + 34, wide)
     columns = min(PER_ROW, len(panels))
     return svg(columns * (wide + GAP), -(-len(panels) // PER_ROW) * tall, title, parts)
 
@@ -79,11 +79,11 @@ def stacked_panels(panels: dict[str, dict[str, dict[str, float]]], parts: Sequen
     left = max(LABEL, round(CHARACTER * max(map(len, methods))) + 16)
     top = TOP + 20
     bottom = top + ROW * len(methods)
-    drawn = _keys(list(parts), left, 12, len(panels) * (PANEL + GAP), "part")
+    drawn = keys(list(parts), left, 12, len(panels) * (PANEL + GAP), "part")
     drawn += [label(left - 10, top + ROW * (row + 0.5) + 4, name, "label end") for row, name in enumerate(methods)]
     for place, (family, rows) in enumerate(panels.items()):
         start = left + place * (PANEL + GAP)
-        across = _scale(low, high, start, start + PANEL)
+        across = scale(low, high, start, start + PANEL)
         drawn.append(label(start, top - 8, family, "facet"))
         drawn.append(f'<rect class="frame" x="{start}" y="{top}" width="{PANEL}" height="{bottom - top}"/>')
         for value in ticks(low, high):
@@ -112,6 +112,54 @@ def _bar(values: dict[str, float], name: str, y: float, across: Callable) -> lis
     return [*drawn, line(total, y + 1, total, y + ROW - 1, "total")]
 
 
+def bar_panels(panels: dict[str, Sequence[Interval]], title: str, axis: str, reference: str = "") -> str:
+    """One panel a family, side by side on one scale that begins at 0: a bar per method and the ends of its interval.
+
+    A dashed line marks the mean of the method named `reference`. A method without a figure in a panel leaves its row
+    empty there.
+    """
+    methods = list(dict.fromkeys(entry.method for entries in panels.values() for entry in entries))
+    high = 1.04 * max(entry.high for entries in panels.values() for entry in entries) or 1.0
+    left = max(LABEL, round(CHARACTER * max(map(len, methods))) + 16)
+    bottom, value_width = TOP + ROW * len(methods), 40
+    drawn = [label(left - 10, TOP + ROW * (row + 0.5) + 4, name, "label end") for row, name in enumerate(methods)]
+    for place, (family, entries) in enumerate(panels.items()):
+        start = left + place * (PANEL + GAP + value_width)
+
+        def across(value: float, start: int = start) -> float:
+            return start + PANEL * value / high
+
+        drawn.append(label(start, TOP - 12, family, "facet"))
+        drawn.append(f'<rect class="frame" x="{start}" y="{TOP}" width="{PANEL}" height="{bottom - TOP}"/>')
+        for value in ticks(0.0, high):
+            drawn.append(line(across(value), TOP, across(value), bottom, "grid"))
+            drawn.append(label(across(value), bottom + 16, f"{value:g}", "tick middle"))
+        drawn += [
+            line(across(entry.mean), TOP, across(entry.mean), bottom, "reference")
+            for entry in entries
+            if entry.method == reference
+        ]
+        for entry in entries:
+            y = TOP + ROW * methods.index(entry.method)
+            drawn.append(_interval_bar(entry, across, y, family))
+            drawn.append(label(start + PANEL + 6, y + ROW / 2 + 4, f"{entry.mean:.4f}", "tick"))
+        drawn.append(line(start, TOP, start, bottom, "axis"))
+    drawn.append(label(left, bottom + 38, axis, "tick"))
+    width = left + max(len(panels) * (PANEL + GAP + value_width), CHARACTER * len(axis))
+    return svg(width, bottom + 44, title, drawn)
+
+
+def _interval_bar(entry: Interval, across: Callable, y: float, family: str) -> str:
+    tip = f"{entry.method}, {family}: {entry.mean:.4f}, 95% interval {entry.low:.4f} to {entry.high:.4f}"
+    middle, low, high = y + ROW / 2, across(entry.low), across(entry.high)
+    ends = "".join(line(x, middle - 4, x, middle + 4, "whisker") for x in (low, high))
+    return (
+        f'<g class="mark bar {entry.role}"><title>{html.escape(tip)}</title>'
+        f'<rect x="{across(0):.1f}" y="{y + 4:.1f}" width="{across(entry.mean) - across(0):.1f}" height="{ROW - 8}"/>'
+        f"{line(low, middle, high, middle, 'whisker')}{ends}</g>"
+    )
+
+
 def reliability_panels(panels: dict[str, Sequence[dict]], title: str) -> str:
     """One panel a tool: mean realized over mean predicted gain of each bin, with two standard errors either way.
 
@@ -125,7 +173,7 @@ def reliability_panels(panels: dict[str, Sequence[dict]], title: str) -> str:
     drawn = []
     for place, (name, table) in enumerate(panels.items()):
         x0, top = place * (side + 56) + 44, TOP
-        across, up = _scale(low, high, x0, x0 + side), _scale(low, high, top + side, top)
+        across, up = scale(low, high, x0, x0 + side), scale(low, high, top + side, top)
         drawn.append(label(x0, top - 12, name, "facet"))
         drawn.append(f'<rect class="frame" x="{x0}" y="{top}" width="{side}" height="{side}"/>')
         for value in ticks(low, high, 4):
@@ -153,13 +201,13 @@ def _error(row: dict) -> float:
     return 0.0 if np.isnan(row["se"]) else 2 * row["se"]
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
     """From values to pixels, a little room at both ends; a single value stands in the middle."""
     margin = 0.05 * (high - low) or 0.5
     return lambda value: start + (end - start) * (value - low + margin) / (high - low + 2 * margin)
 
 
-def _legend(names: list[str], wide: float) -> list[list[str]]:
+def legend(names: list[str], wide: float) -> list[list[str]]:
     """The names in rows that fit; none for a single one."""
     rows: list[list[str]] = [[]]
     for name in names if len(names) > 1 else []:
@@ -173,9 +221,9 @@ def _key_width(name: str) -> float:
     return CHARACTER * len(name) + 38
 
 
-def _keys(names: list[str], x: float, y: float, wide: float, kind: str = "series") -> list[str]:
+def keys(names: list[str], x: float, y: float, wide: float, kind: str = "series") -> list[str]:
     drawn, place = [], 0
-    for row, members in enumerate(_legend(names, wide)):
+    for row, members in enumerate(legend(names, wide)):
         at = x
         for name in members:
             height = y + 15 * row

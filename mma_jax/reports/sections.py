@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mma_jax.reports import beyond, plots, tables
+from mma_jax.reports.access import access_section
 from mma_jax.reports.load import Run, Sample
 from mma_jax.reports.section import PROTOCOLS, Section, figure, short
 from mma_jax.reports.tables import Cell, Column, Table
@@ -50,7 +51,7 @@ def all_sections(run: Run, n_resamples: int, seed: int) -> tuple[Section, ...]:
     Training and the analyses of `beyond` are left out where no run has made their files.
     """
     return (
-        _data(run),
+        data_section(run),
         *_protocols(run, n_resamples, seed),
         _recalled(run),
         _comparisons(run),
@@ -61,12 +62,13 @@ def all_sections(run: Run, n_resamples: int, seed: int) -> tuple[Section, ...]:
         _ranks(run),
         *training_section(run),
         _audit(run),
+        *access_section(run),
         _traces(run),
         _config(run),
     )
 
 
-def _data(run: Run) -> Section:
+def data_section(run: Run) -> Section:
     parts = []
     if run.statistics.get("rows"):
         rows = [[str(name), str(value)] for name, value in run.statistics["rows"]]
@@ -170,8 +172,8 @@ def _comparisons(run: Run) -> Section:
         whole = [row for row in rows if row["subset"] == "all"]
         by_family = [row for row in rows if row["subset"] != "all"]
         title = f"{short(protocol)}: paired comparisons over the same episodes"
-        parts.append(_comparison_table(title, whole))
-        parts.append(dataclasses.replace(_comparison_table(f"{title}, by family", by_family), folded=True))
+        parts.append(comparison_table(title, whole))
+        parts.append(dataclasses.replace(comparison_table(f"{title}, by family", by_family), folded=True))
     found = tuple(part for part in parts if part.lines)
     lead = (
         "Wilcoxon signed-rank tests on episodes, seeds averaged first. Read the effect sizes with the p-values: with "
@@ -180,7 +182,7 @@ def _comparisons(run: Run) -> Section:
     return Section("comparisons", "Paired tests", lead, found, _missing(run, "comparisons.jsonl", "evaluate", found))
 
 
-def _comparison_table(title: str, rows: Sequence[dict]) -> Table:
+def comparison_table(title: str, rows: Sequence[dict]) -> Table:
     lines = [
         [
             row["dataset"],

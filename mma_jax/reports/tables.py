@@ -255,6 +255,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "±": r"$\pm$",
     "α": r"$\alpha$",
+    "λ": r"$\lambda$",
     "δ": r"$\delta$",
     "Δ": r"$\Delta$",
     "−": "$-$",

@@ -34,7 +34,7 @@ class Query:
 
     history: np.ndarray  # int32 [H] the most recent earlier items, from which evidence is made
     seen: np.ndarray  # int32 all earlier items: never candidates
-    known: np.ndarray  # int32 [P] the user's positives at any time, later ones too: never negatives
+    known: np.ndarray  # int32 [P] the user's positives in the target's part and before, later ones too: never negatives
     target: int
     key: int  # seeds every random choice of this query
 

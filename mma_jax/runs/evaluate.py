@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from mma_jax.agents.registry import METHODS, Context, plays
 from mma_jax.evaluation import judge
+from mma_jax.evaluation.access import Ledger
 from mma_jax.evaluation.checks import listed, seeds
 from mma_jax.evaluation.compare import compare_all
 from mma_jax.evaluation.experiment import Experiment
@@ -18,7 +19,7 @@ from mma_jax.runs import prepare
 from mma_jax.runs.agents import Agents
 from mma_jax.runs.beyond import Beyond
 from mma_jax.runs.prepare import experiment
-from mma_jax.runs.workdir import write_atomically
+from mma_jax.runs.workdir import FREE, write_atomically
 from mma_jax.types import InputError
 
 
@@ -39,6 +40,7 @@ def run(config, directory: Path, dry_run: bool) -> None:
         raise InputError(f"config.methods={config.methods!r} has nothing to play in protocols {config.protocols!r}")
     study = Beyond(made, Agents(made))
     with ResultLog(directory) as log:
+        ledger = Ledger(made, filter(log.done, cells), FREE)
         open_cells = [cell for cell in cells if not log.done(cell)]
         comparisons = directory / "comparisons.jsonl"
         if open_cells:
@@ -46,6 +48,7 @@ def run(config, directory: Path, dry_run: bool) -> None:
         for cell in (bar := tqdm(open_cells, desc="evaluate")):
             bar.set_postfix_str(f"{cell.protocol} {cell.method}")
             log.write(cell, *evaluate_cell(made, cell, study))
+            ledger.record(cell)
     gather(directory)
     if not comparisons.exists():
         rows = compare_all(read_episodes(directory), config.eval.reference, config.eval.bootstrap)
@@ -86,7 +89,7 @@ def evaluate_cell(made: Experiment, cell: Cell, study: Beyond) -> tuple[list[dic
         world=made.world,
         seed=cell.seed,
         batch=config.eval.batch,
-        language=lambda: study.agents.player(cell.method, cell.seed),
+        trained=lambda: study.agents.player(cell.method, cell.seed),
     )
     play = method.make(context)
     alpha = 0.0

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mma_jax.runs import all as everything
-from mma_jax.runs import audit, clip, evaluate, export, prepare, pretrain, report, train
+from mma_jax.runs import audit, clip, cost, evaluate, export, prepare, pretrain, report, train
 
 RUNS: dict[str, Callable[[object, Path, bool], None]] = {
     "all": everything.run,
@@ -14,6 +14,7 @@ RUNS: dict[str, Callable[[object, Path, bool], None]] = {
     "audit": audit.run,
     "evaluate": evaluate.run,
     "report": report.run,
+    "cost": cost.run,
     "train": train.run,
     "clip": clip.run,
     "pretrain": pretrain.run,

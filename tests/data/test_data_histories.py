@@ -53,6 +53,9 @@ def test_matches_brute_force(rows, order):
         known = histories.known(u)
         assert known.dtype == np.int32
         assert known.tolist() == sorted(set(item[(user == u) & positive].tolist()))
+        for part in (FIT, TRAIN, VALID, TEST):
+            mine = (user == u) & positive & (parts <= part)
+            assert histories.known(u, part).tolist() == sorted(set(item[mine].tolist()))
 
 
 def test_equal_times_are_not_before_and_negatives_are_not_history():

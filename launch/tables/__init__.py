@@ -1,0 +1,1 @@
+"""The tables and figures of the MMA paper, one command each."""
