@@ -29,11 +29,12 @@ def fused_scores(trajectories: list[Trajectory], alpha: float) -> np.ndarray:
     return fuse(first, np.stack([t.scores for t in trajectories]), alpha)
 
 
-def choose_alpha(validation: list[Trajectory], step: float) -> float:
-    """The fusion weight with the best mean NDCG@10 on validation; the smallest of equals."""
+def choose_alpha(validation: list[Trajectory], step: float) -> tuple[float, float]:
+    """The fusion weight with the best mean NDCG@10 on validation, the smallest of equals; and that NDCG@10."""
     targets, grid = _targets(validation), alpha_grid(step)
     values = [ranking.ndcg(fused_scores(validation, alpha), targets, 10).mean() for alpha in grid]
-    return float(grid[int(np.argmax(np.round(values, 12)))])
+    best = int(np.argmax(np.round(values, 12)))
+    return float(grid[best]), float(values[best])
 
 
 def episode_rows(trajectories: list[Trajectory], alpha: float) -> list[dict]:
@@ -55,8 +56,11 @@ def episode_rows(trajectories: list[Trajectory], alpha: float) -> list[dict]:
     return rows
 
 
-def result_rows(rows: list[dict], alpha: float) -> list[dict]:
-    """{"subset", "metric", "value", "n"} for all episodes, each family, and recalled and inserted targets apart."""
+def result_rows(rows: list[dict], alpha: float, valid: float | None = None) -> list[dict]:
+    """{"subset", "metric", "value", "n"} for all episodes, each family, and recalled and inserted targets apart.
+
+    alpha: the fusion weight. valid: the NDCG@10 on validation that it was chosen by; None where nothing was chosen.
+    """
     subsets: dict[str, list[dict]] = {"all": rows}
     for family in dict.fromkeys(row["subset"] for row in rows):
         subsets[family] = [row for row in rows if row["subset"] == family]
@@ -67,7 +71,8 @@ def result_rows(rows: list[dict], alpha: float) -> list[dict]:
         for subset, members in subsets.items()
         for metric, value in _averages(members).items()
     ]
-    return [*results, {"subset": "all", "metric": "alpha", "value": alpha, "n": len(rows)}]
+    chosen = {"alpha": alpha} | ({} if valid is None else {"valid_ndcg@10": valid})
+    return [*results, *({"subset": "all", "metric": name, "value": chosen[name], "n": len(rows)} for name in chosen)]
 
 
 def _averages(members: list[dict]) -> dict[str, float]:

@@ -52,6 +52,7 @@ METRICS = {
     "mrr": Metric("MRR", ranked=True),
     "recall@100": Metric("Recall@100"),
     "alpha": Metric("α", "{:.2f}"),
+    "valid_ndcg@10": Metric("NDCG@10 on validation"),
     "failed_call_rate": Metric("Failed calls", "{:.1f}%", 100),
     "recovery": Metric("Recovery", "{:.1f}%", 100),
     "tts": Metric("TTS", "{:.2f}"),

@@ -7,6 +7,7 @@ measured once; DIR/cost/METHOD.json holds it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import re
 import resource
@@ -19,7 +20,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from mma_jax.agents.registry import METHODS, Context, Play
+from mma_jax.agents.registry import METHODS, Play
 from mma_jax.baselines import fit
 from mma_jax.baselines.registry import BASELINES
 from mma_jax.envs.environment import Environment
@@ -27,8 +28,10 @@ from mma_jax.evaluation import judge
 from mma_jax.evaluation.checks import options, seeds
 from mma_jax.evaluation.cost import Meter, metered, replaced
 from mma_jax.evaluation.experiment import Experiment
+from mma_jax.evaluation.results import Cell
 from mma_jax.runs import baselines, prepare
 from mma_jax.runs.agents import Agents
+from mma_jax.runs.evaluate import context
 from mma_jax.runs.prepare import experiment
 from mma_jax.runs.workdir import write_atomically
 from mma_jax.types import Episode
@@ -62,7 +65,8 @@ def measure(made: Experiment, agents: Agents, name: str) -> dict:
     """
     protocol = "interactive" if METHODS[name].asks else "ooma"
     seed = seeds(made.config)[0]
-    play = METHODS[name].make(_context(made, agents, name, seed, protocol))
+    known = context(made, Cell(made.dataset.name, protocol, name, seed), lambda: agents.player(name, seed))
+    play = METHODS[name].make(dataclasses.replace(known, name="", batch=1))  # no progress bar inside of what is timed
     queries = _queries(made, protocol)
     with _alone(agents, name) as meters:
         _play(made, play, queries, protocol)
@@ -84,22 +88,6 @@ def measure(made: Experiment, agents: Agents, name: str) -> dict:
         "loops": any(meter.loops for meter in meters),
         "turns": float(np.mean(turns)),
     }
-
-
-def _context(made: Experiment, agents: Agents, name: str, seed: int, protocol: str) -> Context:
-    """As evaluation gives it."""
-    calibrated = made.config.pool.kind == "calibrated"
-    families = made.families(protocol)
-    return Context(
-        name="",  # no progress bar inside of what is timed
-        train_env=made.environment("train", protocol),
-        train=made.fit_episodes(protocol),
-        distributions={family: made.distribution(family) for family in families} if calibrated else {},
-        world=made.world,
-        seed=seed,
-        batch=1,
-        trained=lambda: agents.player(name, seed),
-    )
 
 
 def _queries(made: Experiment, protocol: str) -> list[Episode]:

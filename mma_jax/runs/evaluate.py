@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tqdm import tqdm
 
-from mma_jax.agents.registry import METHODS, Context, plays
+from mma_jax.agents.registry import METHODS, Context, Play, plays
 from mma_jax.evaluation import judge
 from mma_jax.evaluation.access import Ledger
 from mma_jax.evaluation.checks import listed, seeds
@@ -78,10 +78,26 @@ def evaluate_cell(made: Experiment, cell: Cell, study: Beyond) -> tuple[list[dic
 
     Writes DIR/beyond/CELL.json before it returns.
     """
-    config, method = made.config, METHODS[cell.method]
-    families = made.families(cell.protocol)
+    method = METHODS[cell.method]
+    play = method.make(context(made, cell, lambda: study.agents.player(cell.method, cell.seed)))
+    alpha, valid = 0.0, None
+    if method.fused:
+        validation = play(made.environment("valid", cell.protocol), made.episodes("valid", cell.protocol))
+        alpha, valid = judge.choose_alpha(validation, made.config.eval.alpha_step)
+    trajectories = play(made.environment("test", cell.protocol), made.episodes("test", cell.protocol))
+    rows = judge.episode_rows(trajectories, alpha)
+    found = {"regret": study.regret(cell, trajectories, alpha), "information": study.information(cell, trajectories)}
+    folder = made.directory / "beyond"
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / f"{cell.protocol}_{cell.method}_{cell.seed}.json", json.dumps(found))
+    return judge.result_rows(rows, alpha, valid), rows, study.traces(cell, play, trajectories, alpha)
+
+
+def context(made: Experiment, cell: Cell, trained: Callable[[], Play]) -> Context:
+    """What a cell's method may learn from. trained: makes it, if it has to be trained."""
+    config, families = made.config, made.families(cell.protocol)
     can_calibrate = config.pool.kind == "calibrated" and cell.protocol != "full_catalog"
-    context = Context(
+    return Context(
         name=f"{cell.protocol} {cell.method}",
         train_env=made.environment("train", cell.protocol),
         train=made.fit_episodes(cell.protocol),
@@ -89,17 +105,5 @@ def evaluate_cell(made: Experiment, cell: Cell, study: Beyond) -> tuple[list[dic
         world=made.world,
         seed=cell.seed,
         batch=config.eval.batch,
-        trained=lambda: study.agents.player(cell.method, cell.seed),
+        trained=trained,
     )
-    play = method.make(context)
-    alpha = 0.0
-    if method.fused:
-        validation = play(made.environment("valid", cell.protocol), made.episodes("valid", cell.protocol))
-        alpha = judge.choose_alpha(validation, config.eval.alpha_step)
-    trajectories = play(made.environment("test", cell.protocol), made.episodes("test", cell.protocol))
-    rows = judge.episode_rows(trajectories, alpha)
-    found = {"regret": study.regret(cell, trajectories, alpha), "information": study.information(cell, trajectories)}
-    folder = made.directory / "beyond"
-    folder.mkdir(exist_ok=True)
-    write_atomically(folder / f"{cell.protocol}_{cell.method}_{cell.seed}.json", json.dumps(found))
-    return judge.result_rows(rows, alpha), rows, study.traces(cell, play, trajectories, alpha)

@@ -98,7 +98,7 @@ def test_oracle_fusion_is_the_best_weight_of_each_family():
         members = [n for n, t in enumerate(played) if t.episode.family == family]
         mine = [played[n] for n in members]
         best = max(np.mean([r["ndcg@10"] for r in episode_rows(mine, a)]) for a in np.linspace(0, 1, 21))
-        chosen = np.mean([r["ndcg@10"] for r in episode_rows(mine, choose_alpha(mine, STEP))])
+        chosen = np.mean([r["ndcg@10"] for r in episode_rows(mine, choose_alpha(mine, STEP)[0])])
         inside = [dataclasses.replace(t, scores=s) for t, s in zip(mine, final[members], strict=True)]
         assert np.mean([r["ndcg@10"] for r in episode_rows(inside, 0.0)]) == pytest.approx(best) == chosen
 
