@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 BLOCK = 128  # queries at a time
+LARGE = 512  # on an accelerator, over a sequence: every block's matmuls have a shape of their own, compiled and tuned
 SHARED = -1  # the segment that all others read
 _NEVER = -1e30  # finite, so that a row without a single visible key gives numbers, not nan
 
@@ -28,12 +29,12 @@ def causal(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None 
     Returns:
         [B, T, H, D] in the dtype of `v`.
     """
-    length = q.shape[1]
+    length, block = q.shape[1], BLOCK if jax.default_backend() == "cpu" else LARGE
     q, k, v = _by_group(q, k.shape[2]), k.swapaxes(1, 2), v.swapaxes(1, 2)
     position = jnp.arange(length)
     blocks = []
-    for start in range(0, length, BLOCK):
-        end = min(start + BLOCK, length)
+    for start in range(0, length, block):
+        end = min(start + block, length)
         visible = position[start:end, None] >= position[:end]
         if segments is not None:
             theirs = segments[:, None, :end]

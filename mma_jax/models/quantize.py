@@ -69,12 +69,27 @@ class Int8Embed(nnx.Module):
         return product(hidden.astype(self.dtype), self.embedding[...].T) * self.scales[...]
 
 
+@jax.custom_vjp
 def product(x: jax.Array, weight: jax.Array) -> jax.Array:
     """x [..., inputs] float and weight [inputs, outputs] int8 -> float32 [..., outputs].
 
-    |q| <= 127 is exact in bfloat16, so the only rounding is that of x's own dtype.
+    |q| <= 127 is exact in bfloat16, so the only rounding is that of x's own dtype. So it is backwards: left to itself,
+    the product's float32 gradient would make a float32 matmul of it, at less than half the speed of a bfloat16 one.
     """
     return jnp.matmul(x, weight.astype(x.dtype), preferred_element_type=jnp.float32)
+
+
+def _forward(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return product(x, weight), (weight, jnp.zeros(0, x.dtype))
+
+
+def _backward(kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, np.ndarray]:
+    weight, like = kept
+    back = jnp.matmul(gradient.astype(like.dtype), weight.astype(like.dtype).T, preferred_element_type=jnp.float32)
+    return back.astype(like.dtype), np.zeros(weight.shape, jax.dtypes.float0)  # integers have no gradient
+
+
+product.defvjp(_forward, _backward)
 
 
 def to_int8(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:

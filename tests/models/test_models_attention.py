@@ -50,6 +50,16 @@ def test_query_heads_share_keys_in_order(heads, kv_heads):
     np.testing.assert_allclose(causal(q, k, v), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("length", [129, 700])
+def test_causal_takes_larger_blocks_on_an_accelerator_and_sees_the_same(length, monkeypatch):
+    q, k, v = inputs(batch=1, length=length, heads=2, kv_heads=1)
+    segments = np.arange(length)[None].astype(np.int32) // 450
+    expected = [attention.causal(q, k, v), attention.causal(q, k, v, segments)]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_allclose(attention.causal(q, k, v), expected[0], atol=1e-5)
+    np.testing.assert_allclose(attention.causal(q, k, v, segments), expected[1], atol=1e-5)
+
+
 def test_segments_do_not_see_each_other():
     length = 140  # the second segment begins in one block of queries and ends in the next
     q, k, v = inputs(batch=2, length=length, heads=2, kv_heads=1)

@@ -47,6 +47,22 @@ def test_logits_are_close(config):
     assert kinds == {"int8"}
 
 
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-6), (jnp.bfloat16, 1e-2)])
+def test_a_gradient_passes_through_in_the_activations_dtype(dtype, tolerance):
+    """float32 times bfloat16 would be a float32 matmul, slow on an accelerator."""
+    rng = np.random.default_rng(0)
+    x, weight = jnp.asarray(rng.normal(size=(5, 48)), dtype), jnp.asarray(rng.integers(-127, 128, (48, 31)), jnp.int8)
+    pull = rng.normal(size=(5, 31)).astype(np.float32)
+    back = jax.grad(lambda x: (quantize.product(x, weight) * pull).sum())
+    found, expected = np.asarray(back(x), np.float64), pull @ np.asarray(weight, np.float64).T
+    assert np.linalg.norm(found - expected) < tolerance * np.linalg.norm(expected)
+    products = [line for line in str(jax.make_jaxpr(back)(x)).splitlines() if "dot_general" in line]
+    assert back(x).dtype == dtype and len(products) == 2
+    text = jax.jit(back).lower(x).as_text()
+    kinds = {jnp.float32: "f32", jnp.bfloat16: "bf16"}
+    assert f"(tensor<5x31x{kinds[dtype]}>, tensor<31x48x{kinds[dtype]}>)" in text
+
+
 def test_logits_are_those_of_the_dequantized_weights():
     """Not a tolerance: the same products, in another order."""
     model, plain = (Llama(SMALL, rngs=nnx.Rngs(0)) for _ in range(2))
