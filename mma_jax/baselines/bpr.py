@@ -4,7 +4,9 @@
     loss = - ln sigma(x_ui - x_uj) + reg (|w_u|^2 + |h_i|^2 + |h_j|^2)      (BPR-Opt, §4.1; j not taken)
 
 Decided here: a user without training interactions has no w_u, and is the mean of the history's item vectors;
-regularised are the vectors of the batch, as in LightGCN's code and in RecBole. No bias.
+regularised are the vectors of the batch, as in LightGCN's code and in RecBole. No bias. Vectors start small (Glorot
+and Bengio, 2010): with a standard deviation of .1 those of rare items keep their noise, and recall on Amazon Baby is
+about half.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ class BPR(Model):
     """Vectors of users and items."""
 
     def __init__(self, config, corpus: Corpus, rngs: nnx.Rngs):
-        init = nnx.initializers.normal(0.1)
+        init = nnx.initializers.xavier_uniform()
         self.users = nnx.Param(init(rngs.params(), (corpus.n_users, config.dim)))
         self.items = nnx.Param(init(rngs.params(), (corpus.n_items, config.dim)))
         self.catalog = Given(catalog(corpus))

@@ -71,9 +71,9 @@ def get_config() -> ConfigDict:
     config.contrast = 512  # rows of a batch that auxiliary losses are over
     config.noise = 0.1  # length of what is added to the inputs of generators in training
     config.reg = 1e-5  # of the batch's p
-    config.history = 20  # items of a history that count in training and in scoring
+    config.history = 20  # items of a history that count in training
     config.batch = 2048
-    config.lr = 1e-3
+    config.lr = 5e-3
     config.epochs = 100
     config.validate_every = 2  # epochs
     config.patience = 5  # validations without a better one, then training ends

@@ -74,8 +74,7 @@ def fit(
         InputError: the loss is not finite.
     """
     graph, learned, given = split(recommender, seed)
-    optimizer = optax.adam(config.lr)
-    step = make_step(graph, optimizer)
+    optimizer, step = make_step(graph, config.lr)
     progress = Progress(learned, optimizer.init(nnx.filter_state(learned, nnx.Param)))
     checkpoints = Checkpoints(directory, keep=1)
     try:
@@ -111,8 +110,13 @@ def split(recommender: Recommender, seed: int) -> tuple[nnx.GraphDef, nnx.State,
     return nnx.split(recommender.module(nnx.Rngs(seed)), (nnx.Param, Kept), Given)
 
 
-def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation):
-    """step(progress, given, batch, key) -> (progress, loss float32 []); progress is donated."""
+@functools.cache
+def make_step(graph: nnx.GraphDef, rate: float):
+    """(Adam, step), where step(progress, given, batch, key) -> (progress, loss float32 []); progress is donated.
+
+    Remembered, so that what differs in its seed alone is compiled once.
+    """
+    optimizer = optax.adam(rate)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(progress: Progress, given: nnx.State, batch, key: jax.Array) -> tuple[Progress, jax.Array]:
@@ -125,7 +129,7 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation):
         update, moments = optimizer.update(gradient, progress.moments, params)
         return Progress(nnx.merge_state(optax.apply_updates(params, update), kept), moments), value
 
-    return step
+    return optimizer, step
 
 
 def ahead(batches: Iterator) -> Iterator:

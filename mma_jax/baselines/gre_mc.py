@@ -17,7 +17,8 @@ these (names are ours), for item i whose modality m is missing, with features x 
     x^_im     = MLP_m(q_i)
     loss      = mean |x^_im - x_im|^2 + usage * KL(mean of g || uniform) + load * C sum_e (mean of ^g)_e^2
 
-and on the completed features a recommender, here LightGCN's vectors of identity beside linear maps of content:
+and on the completed features a recommender, here LightGCN's vectors of identity beside linear maps of content, with
+biases:
 
     score     = <p~_u + sum_m A_m x_um, p~_i + sum_m B_m x_im>, trained by BPR
 
@@ -84,9 +85,9 @@ def get_config() -> ConfigDict:
     config.load = 0.5
     config.propagations = 2  # layers of LightGCN
     config.reg = 1e-5  # of the batch's vectors of identity
-    config.history = 50  # items of a history that count
+    config.history = 50  # items of a history that count in training
     config.batch = 2048
-    config.lr = 1e-3
+    config.lr = 5e-3
     config.epochs = 100
     config.validate_every = 2  # epochs
     config.patience = 5  # validations without a better one, then training ends
@@ -118,8 +119,8 @@ class GREMC(Model):
         self.sizes = tuple((name, table.shape[1]) for name, table in corpus.content.items())
         self.users = nnx.Param(init(rngs.params(), (corpus.n_users, dim)))
         self.items = nnx.Param(init(rngs.params(), (corpus.n_items, dim)))
-        self.of_users = nnx.Dict({name: nnx.Linear(size, dim, use_bias=False, rngs=rngs) for name, size in self.sizes})
-        self.of_items = nnx.Dict({name: nnx.Linear(size, dim, use_bias=False, rngs=rngs) for name, size in self.sizes})
+        self.of_users = nnx.Dict({name: nnx.Linear(size, dim, rngs=rngs) for name, size in self.sizes})
+        self.of_items = nnx.Dict({name: nnx.Linear(size, dim, rngs=rngs) for name, size in self.sizes})
         self.complete = Completion(config, self.sizes, rngs)
         self.catalog, self.graph = Given(catalog(corpus)), Given(graph(corpus))
         self.bank = Kept(bank(config, corpus, found))

@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
     config.weight = 0.1  # of the contrast
     config.contrast = 256  # rows of a batch to draw it among
     config.reg = 1e-5  # of the batch's rows of users and items
-    config.history = 50  # items of a history that count
+    config.history = 50  # items of a history that count in training
     config.batch = 1024
     config.lr = 1e-3
     config.epochs = 100
