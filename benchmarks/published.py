@@ -158,8 +158,8 @@ ENTRIES: dict[str, Entry] = {
         published={"recall@20": 0.0575, "ndcg@20": 0.0249},
         tolerance=0.05,
         source=(
-            "MF-BPR's row in papers on MMRec's data. Its code searches up to 2 times the batch's norm, which pulls like a "
-            "reg of 2 / norm here, .04 where vectors have length 1"
+            "MF-BPR's row in papers on MMRec's data. Its code searches up to 2 times the batch's norm, and that pulls "
+            "like a reg of 2 / norm here, .04 where vectors have length 1"
         ),
     ),
     "SASRec-Beauty": Entry(

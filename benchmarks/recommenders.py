@@ -64,6 +64,7 @@ def main() -> None:
     pythons = {contest.REFERENCE: sys.executable}
     if python := recbole_python(pathlib.Path(options.environment).absolute(), options.torch):
         pythons["recbole"] = python
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads would spin, and waiting count as work
     print_header()
     for model in options.models.split(","):
         with tempfile.TemporaryDirectory() as folder:

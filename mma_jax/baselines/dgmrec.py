@@ -46,7 +46,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
 from mma_jax.baselines.batches import Choices, choices
 from mma_jax.baselines.bpr import user_vectors
@@ -54,7 +54,7 @@ from mma_jax.baselines.corpus import Corpus, Query, catalog, embed, look
 from mma_jax.baselines.lightgcn import Graph, graph, propagate
 from mma_jax.baselines.losses import bpr, squares
 from mma_jax.baselines.macl import network, present, unit_rows
-from mma_jax.baselines.recommender import Given, Model, Recommender
+from mma_jax.baselines.recommender import Given, Model, Recommender, of_model
 from mma_jax.baselines.views import everything, mean, pick
 
 
@@ -116,7 +116,7 @@ class DGMRec(Model):
         self.translate = nnx.Dict({name: Generator(config.dim, rngs) for name in sizes})
         self.clubs = nnx.Dict({name: Club(config.dim, rngs) for name in sizes})
         self.catalog, self.graph = Given(catalog(corpus)), Given(graph(corpus))
-        self.config = FrozenConfigDict(config)
+        self.config = of_model(config)
 
     def encode(self) -> Tables:
         users, items = self.propagated()

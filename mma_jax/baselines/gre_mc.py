@@ -52,7 +52,7 @@ import scipy.sparse as sp
 import scipy.sparse.csgraph
 import scipy.sparse.linalg
 from flax import nnx
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
 from mma_jax.baselines.batches import Choices, choices
 from mma_jax.baselines.bpr import user_vectors
@@ -60,7 +60,7 @@ from mma_jax.baselines.corpus import CONTENT, Corpus, Items, Query, catalog, emb
 from mma_jax.baselines.lightgcn import graph, propagate
 from mma_jax.baselines.losses import bpr, squares
 from mma_jax.baselines.macl import network
-from mma_jax.baselines.recommender import Given, Kept, Model, Recommender
+from mma_jax.baselines.recommender import Given, Kept, Model, Recommender, of_model
 from mma_jax.baselines.views import MASKS, pick, which
 
 DENSE = 4000
@@ -124,7 +124,7 @@ class GREMC(Model):
         self.complete = Completion(config, self.sizes, rngs)
         self.catalog, self.graph = Given(catalog(corpus)), Given(graph(corpus))
         self.bank = Kept(bank(config, corpus, found))
-        self.config = FrozenConfigDict(config)
+        self.config = of_model(config)
 
     def encode(self) -> Tables:
         users, items = self.propagated()

@@ -13,11 +13,15 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from ml_collections import FrozenConfigDict
 
 from mma_jax.baselines.corpus import Query
 
 Batch = Any
 Tables = Any
+
+LOOP = ("lr", "epochs", "batch", "validate_every", "patience", "grid")
+"""Settings that `fit.fit` reads; every `get_config()` has them."""
 
 
 class Given(nnx.Variable):
@@ -57,3 +61,8 @@ class Recommender:
     module: Callable[[nnx.Rngs], Model]
     batches: Callable[[np.random.Generator], Iterator[Batch]]
     """One epoch: pytrees of numpy arrays, all of the same shapes."""
+
+
+def of_model(config) -> FrozenConfigDict:
+    """Settings without those of the loop, for a module to keep: models that differ in these alone are compiled once."""
+    return FrozenConfigDict({key: value for key, value in config.items() if key not in LOOP})
