@@ -2,6 +2,8 @@
 
 import shutil
 
+import jax
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -9,7 +11,7 @@ from mma_jax.config import base
 from mma_jax.models.convert import L0_TINY, save_llama
 from mma_jax.models.llama import Llama, LlamaConfig
 from mma_jax.models.tokenizer import load_tokenizer
-from mma_jax.runs.language import Language
+from mma_jax.runs.language import Language, keep_float32
 from mma_jax.types import InputError
 
 
@@ -27,3 +29,18 @@ def test_a_tokenizer_with_more_tokens_than_the_embedding_has_rows_is_refused(mis
     with pytest.raises(InputError, match="not of one checkpoint") as caught:
         Language(config)
     assert str(tmp_path) in str(caught.value) and str(tokens) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_float32_is_float32_on_an_accelerator_too(monkeypatch):
+    """What XLA would multiply in TF32 or bfloat16 asks for float32; a CPU has nothing else."""
+    x = np.ones((2, 2), np.float32)
+    text = {}
+    try:
+        for backend in ("cpu", "gpu"):
+            monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+            keep_float32()
+            text[backend] = str(jax.make_jaxpr(lambda a: a @ a)(x))
+    finally:
+        jax.config.update("jax_default_matmul_precision", None)
+    assert "HIGHEST" not in text["cpu"]
+    assert "HIGHEST" in text["gpu"]
