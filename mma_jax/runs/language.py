@@ -189,8 +189,8 @@ class Language:
 def keep_float32() -> None:
     """Matmuls of float32 in float32, from here on.
 
-    Left to themselves GPUs round their inputs to TF32 and TPUs to bfloat16; on an H100 sampler and trainer then differed
-    by up to .06 nats a token where 1e-4 is the rule (DESIGN §6.1).
+    Left to themselves GPUs round inputs to TF32 and TPUs to bfloat16; on an H100 sampler and trainer then differed by
+    up to .06 nats a token where 1e-4 is the rule (DESIGN §6.1).
     """
     if jax.default_backend() != "cpu":
         jax.config.update("jax_default_matmul_precision", "float32")
