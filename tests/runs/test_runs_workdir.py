@@ -87,10 +87,10 @@ def test_training_asks_for_the_room_of_all_that_it_will_train(tmp_path, monkeypa
 
 
 def test_a_disk_that_fills_up_is_one_line_and_exit_1(tmp_path):
-    """Files may have 10 KiB at most: config.json fits, the data do not."""
+    """Files may have 20 blocks of 512 bytes at most, in some shells of 1,024: config.json fits, the data do not."""
     command = [sys.executable, "-m", "mma_jax.main", "--config=configs/demo.py", f"--workdir={tmp_path}"]
     small = ["--config.world.n_items=120", "--config.world.n_users=250", "--config.world.images=False"]
-    limited = ["sh", "-c", 'ulimit -f 10 && exec "$@"', "sh", *command, *small, "--config.run=prepare"]
+    limited = ["sh", "-c", 'ulimit -f 20 && exec "$@"', "sh", *command, *small, "--config.run=prepare"]
     done = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-2000:]
     last = done.stderr.strip().splitlines()[-1]
