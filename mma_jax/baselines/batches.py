@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +43,13 @@ def choices(
         query = ask(corpus, users, corpus.histories(rows, history), masked)
         taken = corpus.items[rows, None]
         yield Choices(query, np.concatenate([taken, not_taken(corpus, rng, users, negatives)], axis=1))
+
+
+def masked(config, corpus: Corpus, negatives: int = 1) -> Callable[[np.random.Generator], Iterator[Choices]]:
+    """`choices` under the masks of all families, of config.batch rows and histories of config.history items."""
+    return functools.partial(
+        choices, corpus, size=config.batch, negatives=negatives, history=config.history, families=corpus.families
+    )
 
 
 def shuffled(count: int, rng: np.random.Generator, size: int) -> Iterator[np.ndarray]:

@@ -26,9 +26,9 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mma_jax.baselines.batches import Choices, choices
+from mma_jax.baselines.batches import Choices, masked
 from mma_jax.baselines.bpr import user_vectors
-from mma_jax.baselines.corpus import Catalog, Corpus, Query, catalog, embed, look
+from mma_jax.baselines.corpus import Catalog, Corpus, Query, catalog, embed, look, present
 from mma_jax.baselines.fills import Fill, complete, fills, projected
 from mma_jax.baselines.losses import bpr, squares
 from mma_jax.baselines.recommender import Given, Kept, Model, Recommender
@@ -111,19 +111,12 @@ class Completion(Model):
             total = embed(fill.tables["behavior"], jnp.where(found, query.history, -1)).sum(axis=1)
             count = found.sum(axis=1, keepdims=True)
             other = jnp.where(count > 0, total / jnp.maximum(count, 1), other)
-        return jnp.where((query.profile[name] != 0).any(axis=1, keepdims=True), profile, other)
+        return jnp.where(present(query, name)[:, None], profile, other)
 
 
 def make(config, corpus: Corpus, fill: str) -> Recommender:
     """The scorer with one of `fills.KINDS`."""
     return Recommender(
         module=functools.partial(Completion, config, fill, corpus),
-        batches=functools.partial(
-            choices,
-            corpus,
-            size=config.batch,
-            negatives=config.negatives,
-            history=config.history,
-            families=corpus.families,
-        ),
+        batches=masked(config, corpus, config.negatives),
     )

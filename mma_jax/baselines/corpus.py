@@ -113,6 +113,11 @@ def ask(corpus: Corpus, users: np.ndarray, histories: np.ndarray, masks: np.ndar
     )
 
 
+def present(query: Query, name: str) -> jax.Array:
+    """bool [Q]: has a profile of that modality; one that is hidden or missing is zero."""
+    return (query.profile[name] != 0).any(axis=-1)
+
+
 def look(catalog: Catalog, items: jax.Array, mask: jax.Array) -> Items:
     """Hides from candidates what their query's mask hides.
 

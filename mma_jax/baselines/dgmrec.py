@@ -48,12 +48,12 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mma_jax.baselines.batches import Choices, choices
+from mma_jax.baselines.batches import Choices, masked
 from mma_jax.baselines.bpr import user_vectors
-from mma_jax.baselines.corpus import Corpus, Query, catalog, embed, look
+from mma_jax.baselines.corpus import Corpus, Query, catalog, embed, look, present
+from mma_jax.baselines.layers import network, unit_rows
 from mma_jax.baselines.lightgcn import Graph, graph, propagate
 from mma_jax.baselines.losses import bpr, squares
-from mma_jax.baselines.macl import network, present, unit_rows
 from mma_jax.baselines.recommender import Given, Model, Recommender, of_model
 from mma_jax.baselines.views import everything, mean, pick
 
@@ -369,5 +369,5 @@ def make(config, corpus: Corpus) -> Recommender:
     """DGMRec of a corpus; whatever it has of behavior, text and images."""
     return Recommender(
         module=functools.partial(DGMRec, config, corpus),
-        batches=functools.partial(choices, corpus, size=config.batch, history=config.history, families=corpus.families),
+        batches=masked(config, corpus),
     )

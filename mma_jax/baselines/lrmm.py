@@ -36,8 +36,8 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mma_jax.baselines.batches import Choices, choices
-from mma_jax.baselines.corpus import Catalog, Corpus, Query, catalog, embed, look
+from mma_jax.baselines.batches import Choices, masked
+from mma_jax.baselines.corpus import Catalog, Corpus, Query, catalog, embed, look, present
 from mma_jax.baselines.losses import bpr, squares
 from mma_jax.baselines.recommender import Given, Model, Recommender
 
@@ -146,7 +146,7 @@ class LRMM(Model):
         """(embeddings float32 [Q, K, D], bool [Q, K]: there); a profile of zeros is none."""
         count = (query.history >= 0).sum(axis=1, keepdims=True)
         inputs = {"behavior": embed(tables.vectors, query.history).sum(axis=1) / jnp.maximum(count, 1)} | query.profile
-        there = {"behavior": count[:, 0] > 0} | {name: (query.profile[name] != 0).any(axis=1) for name in self.names}
+        there = {"behavior": count[:, 0] > 0} | {name: present(query, name) for name in self.names}
         vectors = [self.user_side.encoded(name, inputs[name]) for name in ("behavior", *self.names)]
         return jnp.stack(vectors, axis=1), jnp.stack([there[name] for name in ("behavior", *self.names)], axis=1)
 
@@ -174,12 +174,5 @@ def make(config, corpus: Corpus) -> Recommender:
     """Both sides of a corpus."""
     return Recommender(
         module=functools.partial(LRMM, config, corpus),
-        batches=functools.partial(
-            choices,
-            corpus,
-            size=config.batch,
-            negatives=config.negatives,
-            history=config.history,
-            families=corpus.families,
-        ),
+        batches=masked(config, corpus, config.negatives),
     )

@@ -33,9 +33,10 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mma_jax.baselines.batches import Choices, choices
+from mma_jax.baselines.batches import Choices, masked
 from mma_jax.baselines.bpr import user_vectors
-from mma_jax.baselines.corpus import ALL, Corpus, Items, Query, catalog, embed, look
+from mma_jax.baselines.corpus import ALL, Corpus, Items, Query, catalog, embed, look, present
+from mma_jax.baselines.layers import network, unit_rows
 from mma_jax.baselines.losses import bpr, squares
 from mma_jax.baselines.recommender import Given, Model, Recommender
 from mma_jax.baselines.views import everything, mean, pick
@@ -124,16 +125,6 @@ Views = dict[str, tuple[jax.Array, jax.Array]]
 """Modality -> (float32 [..., D], whether it is there: bool [...])."""
 
 
-def network(inward: int, hidden: int, outward: int, rngs: nnx.Rngs) -> nnx.Sequential:
-    """Two layers, ReLU between them."""
-    return nnx.Sequential(nnx.Linear(inward, hidden, rngs=rngs), nnx.relu, nnx.Linear(hidden, outward, rngs=rngs))
-
-
-def present(query: Query, name: str) -> jax.Array:
-    """bool [Q]: has a profile of that modality; one that is hidden or missing is zero (`corpus.ask`)."""
-    return (query.profile[name] != 0).any(axis=-1)
-
-
 def fused(views: Views) -> jax.Array:
     """float32 [..., D]: the mean of what is there."""
     vectors, there = (jnp.stack(parts) for parts in zip(*views.values(), strict=True))
@@ -163,14 +154,9 @@ def nt_xent(vectors: jax.Array, there: jax.Array, ids: jax.Array, temperature: f
     return jnp.where(counted, losses, 0.0).sum() / jnp.maximum(counted.sum(), 1)
 
 
-def unit_rows(vectors: jax.Array) -> jax.Array:
-    """Rows [..., D] of length 1; zero stays zero, with a gradient that is finite."""
-    return vectors * jax.lax.rsqrt(jnp.square(vectors).sum(axis=-1, keepdims=True) + 1e-12)
-
-
 def make(config, corpus: Corpus) -> Recommender:
     """MACL of a corpus; whatever it has of behavior, text and images."""
     return Recommender(
         module=functools.partial(MACL, config, corpus),
-        batches=functools.partial(choices, corpus, size=config.batch, history=config.history, families=corpus.families),
+        batches=masked(config, corpus),
     )

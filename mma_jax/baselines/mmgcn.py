@@ -31,8 +31,9 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from mma_jax.baselines.batches import Choices, choices
+from mma_jax.baselines.batches import Choices, masked
 from mma_jax.baselines.corpus import Catalog, Corpus, Query, catalog, embed, look
+from mma_jax.baselines.layers import unit_rows
 from mma_jax.baselines.losses import bpr, squares
 from mma_jax.baselines.recommender import Given, Model, Recommender
 from mma_jax.types import MODALITIES
@@ -99,7 +100,7 @@ class MMGCN(Model):
         given, graph = self.catalog.get_value(), self.edges.get_value()
         own = self._start(given.content, len(self.items))  # [M, I, D]
         items = jnp.stack([own, jnp.zeros_like(own)], axis=1)
-        users = jnp.repeat(unit(self.preferences[...])[:, None], 2, axis=1)
+        users = jnp.repeat(unit_rows(self.preferences[...])[:, None], 2, axis=1)
         layers = [items]
         for weights in self._layers():
             to_users, to_items = mean_of_items(graph, items), mean_of_users(graph, users)
@@ -149,7 +150,7 @@ class MMGCN(Model):
         """float32 [M, N, D]: content [N, D_m] of N = count nodes projected, at unit length."""
         if not content:
             return jnp.zeros((1, count, self.items.shape[-1]))
-        return unit(jnp.stack([content[name] @ self.kernels[name][...] for name in self.names]))
+        return unit_rows(jnp.stack([content[name] @ self.kernels[name][...] for name in self.names]))
 
     def _layers(self) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
         return list(zip(self.w1[...], self.w2[...], self.w3[...], strict=True))
@@ -209,21 +210,9 @@ def of_graph(tables: jax.Array, rows: jax.Array, shown: jax.Array) -> jax.Array:
     return jnp.where((rows >= 0)[..., None, None], found, 0.0)
 
 
-def unit(vectors: jax.Array) -> jax.Array:
-    """Vectors [..., D] at length 1, zero ones at 0."""
-    return vectors * jax.lax.rsqrt(jnp.maximum(jnp.square(vectors).sum(axis=-1, keepdims=True), 1e-12))
-
-
 def make(config, corpus: Corpus) -> Recommender:
     """The graphs of a corpus."""
     return Recommender(
         module=functools.partial(MMGCN, config, corpus),
-        batches=functools.partial(
-            choices,
-            corpus,
-            size=config.batch,
-            negatives=config.negatives,
-            history=config.history,
-            families=corpus.families,
-        ),
+        batches=masked(config, corpus, config.negatives),
     )

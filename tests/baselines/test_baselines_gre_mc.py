@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 from flax import nnx
 
-from mma_jax.baselines import fit, gre_mc
+from mma_jax.baselines import fit, gre_mc, subgraphs
 from mma_jax.baselines.views import MASKS
 from mma_jax.types import FAMILIES
 
@@ -30,7 +30,7 @@ def corpus():
 
 @pytest.fixture(scope="module")
 def found(corpus):
-    return gre_mc.retrieve(gre_mc.get_config(), corpus)
+    return subgraphs.retrieve(gre_mc.get_config(), corpus)
 
 
 def test_an_item_never_retrieves_itself(found):
@@ -54,13 +54,13 @@ def test_what_is_retrieved_comes_from_the_training_part_and_helps(corpus, found)
 def test_what_is_retrieved_by_a_modality_does_not_look_at_others(corpus, found):
     """Subgraphs of items seen by text alone, made again with other images: the same, as long as the same have one."""
     other = dataclasses.replace(corpus, content=corpus.content | {"image": corpus.content["image"][:, ::-1]})
-    again = gre_mc.retrieve(gre_mc.get_config(), other)
+    again = subgraphs.retrieve(gre_mc.get_config(), other)
     for pattern in ("100", "101", "001"):
         np.testing.assert_array_equal(found[int(pattern, 2)], again[int(pattern, 2)])
     # And without edges: other interactions of as many items.
     moved = planted.without(corpus, "behavior")
     assert (moved.degree > 0).all() and (corpus.degree > 0).all()
-    again = gre_mc.retrieve(gre_mc.get_config(), moved)
+    again = subgraphs.retrieve(gre_mc.get_config(), moved)
     np.testing.assert_array_equal(found[int("100", 2)], again[int("100", 2)])
 
 
@@ -78,7 +78,7 @@ def test_anchors_are_the_nearest_by_brute_force(corpus, found):
 
 
 def test_without_content_anchors_are_those_whom_the_same_users_took(corpus):
-    found, _ = gre_mc.similar(corpus, [], np.array([3, 7]))
+    found, _ = subgraphs.similar(corpus, [], np.array([3, 7]))
     took = np.zeros((corpus.n_users, corpus.n_items))
     took[corpus.users, corpus.items] = 1
     length = np.maximum(np.linalg.norm(took, axis=0), 1)
@@ -89,25 +89,25 @@ def test_paths_meet_where_all_anchors_reach_first():
     """A star with arms 0-1-6, 2-3-6, 4-5-6: anchors 0, 2 and 4 meet in 6."""
     arms = edges_of(9, (0, 1), (1, 6), (2, 3), (3, 6), (4, 5), (5, 6), (6, 7))
     relevance = np.zeros(9)
-    assert set(gre_mc.connected(arms, [0, 2, 4], relevance, 8, 3)) == {0, 1, 2, 3, 4, 5, 6}
-    assert gre_mc.connected(arms, [0, 2, 4], relevance, 8, 1) == []  # too far
-    assert gre_mc.connected(arms, [0, 2, 4], relevance, 6, 3) == []  # not through the item itself
+    assert set(subgraphs.connected(arms, [0, 2, 4], relevance, 8, 3)) == {0, 1, 2, 3, 4, 5, 6}
+    assert subgraphs.connected(arms, [0, 2, 4], relevance, 8, 1) == []  # too far
+    assert subgraphs.connected(arms, [0, 2, 4], relevance, 6, 3) == []  # not through the item itself
 
 
 def test_of_two_meeting_places_the_more_relevant_is_taken():
     square = edges_of(5, (0, 1), (1, 2), (0, 3), (3, 2))
-    assert set(gre_mc.connected(square, [0, 2], np.array([0, 0.1, 0, 0.2, 0]), 4, 3)) == {0, 3, 2}
+    assert set(subgraphs.connected(square, [0, 2], np.array([0, 0.1, 0, 0.2, 0]), 4, 3)) == {0, 3, 2}
 
 
 def test_an_expansion_adds_what_raises_the_mean_and_drops_what_lowers_it():
     line = edges_of(6, (0, 1), (1, 2), (2, 3), (2, 4))
     relevance = np.array([0.5, 0.1, 0.5, 0.9, 0.95, 1.0])
     # 4 and then 3 come in from the border; 1 stays, since it holds 0 and 2 together; 5 has no edge.
-    assert gre_mc.expanded(line, {0, 1, 2}, {0, 2}, relevance, 5, 10) == [0, 1, 2, 3, 4]
-    assert gre_mc.expanded(line, {0, 1, 2}, {0, 2}, relevance, 4, 10) == [0, 1, 2, 3]  # never the item itself
-    assert gre_mc.expanded(line, {0, 1, 2}, {0, 2}, relevance, 5, 1) == [0, 1, 2, 4]
+    assert subgraphs.expanded(line, {0, 1, 2}, {0, 2}, relevance, 5, 10) == [0, 1, 2, 3, 4]
+    assert subgraphs.expanded(line, {0, 1, 2}, {0, 2}, relevance, 4, 10) == [0, 1, 2, 3]  # never the item itself
+    assert subgraphs.expanded(line, {0, 1, 2}, {0, 2}, relevance, 5, 1) == [0, 1, 2, 4]
     # A loose end that lowers the mean goes.
-    assert gre_mc.expanded(line, {1, 2}, {2}, np.array([0, 0.1, 0.5, 0, 0, 0]), 5, 10) == [2]
+    assert subgraphs.expanded(line, {1, 2}, {2}, np.array([0, 0.1, 0.5, 0, 0, 0]), 5, 10) == [2]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -116,22 +116,22 @@ def test_an_expansion_keeps_anchors_and_pieces_and_never_lowers_the_mean(seed):
     pairs = [pair for pair in itertools.combinations(range(14), 2) if rng.random() < 0.2]
     edges, relevance = edges_of(14, *pairs), rng.random(14)
     anchors = {1, 2, 3}
-    before = {*anchors, *gre_mc.connected(edges, [1, 2, 3], relevance, 0, 3)}
-    after = set(gre_mc.expanded(edges, before, anchors, relevance, 0, 10))
+    before = {*anchors, *subgraphs.connected(edges, [1, 2, 3], relevance, 0, 3)}
+    after = set(subgraphs.expanded(edges, before, anchors, relevance, 0, 10))
     assert anchors <= after and 0 not in after
     assert np.mean(relevance[list(after)]) >= np.mean(relevance[list(before)])
-    assert gre_mc.whole(edges, before, after)
+    assert subgraphs.whole(edges, before, after)
 
 
 def test_eigenvectors_are_those_of_the_laplacian(corpus):
-    edges = gre_mc.shared(corpus)
+    edges = subgraphs.shared(corpus)
     dense = edges.toarray()
     took = np.zeros((corpus.n_users, corpus.n_items))
     took[corpus.users, corpus.items] = 1
     both = took.T @ took > 0
     np.fill_diagonal(both, False)
     np.testing.assert_array_equal(dense, both)
-    vectors = gre_mc.eigenvectors(edges, 6).astype(float)
+    vectors = subgraphs.eigenvectors(edges, 6).astype(float)
     degree = dense.sum(axis=1)
     laplacian = np.eye(len(dense)) - dense / np.sqrt(np.outer(degree, degree))
     values = (vectors * (laplacian @ vectors)).sum(axis=0) / (vectors**2).sum(axis=0)
