@@ -1,21 +1,27 @@
-"""What each score of a map was worth: advantages of single tokens from an episode's other samples.
+"""What each score of a map was worth, where the paper's advantage is one number a turn (MMA Eq. 5) and twenty scores
+share the luck of all twenty.
 
-Not in the papers, whose advantage is one number a turn (MMA Eq. 5): twenty scores then share the luck of all twenty.
-The reward of a map (Eq. 3, NDCG of Eq. 2) is known for maps that nobody wrote, so for candidate c of sample k of an
-episode
+The reward of a map (Eq. 3, NDCG of Eq. 2) is known for maps that nobody wrote. So two credits are possible for the
+score of candidate c in sample k of an episode. `by_candidate` compares it with what its siblings wrote,
 
     A[k, c] = R(s_k) - mean over other samples j of R(s_k with the score of c taken from s_j)
 
 a difference reward (Wolpert & Tumer 2001; the counterfactual baseline of COMA, Foerster et al. 2018, with siblings in
-the critic's place). What it is measured against does not depend on the score itself, so it is no bias there; what a
-score changes in the scores written after it is left out, which is one.
+the critic's place). `by_level` tells what every level would have earned,
+
+    R[k, c, l] = R(s_k with l for the score of c)
+
+so that the policy's own probabilities, not its samples, weigh the levels (`objective.expected_surrogate`). Neither is
+biased by what it is measured against; both leave out what a score changes in the scores written after it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import re
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -27,6 +33,7 @@ from mma_jax.learning.sequences import Sequence
 from mma_jax.metrics.ranking import ndcg
 from mma_jax.models.tokenizer import Tokenizer
 
+_NUMBER = re.compile(r"\d+")
 _SCORE = re.compile(r'"(\d+)"\s*:\s*(-?[\d.]+(?:[eE][-+]?\d+)?)')
 
 
@@ -44,8 +51,48 @@ def by_candidate(played: list[Played], alpha: float, tokenizer: Tokenizer) -> li
         episode = same[0].trajectory.episode
         scores = np.stack([one.trajectory.scores for one in same])
         worth = counterfactual(episode.case.scores, scores, episode.target_position, alpha)
-        sequences += [_credited(one, mine, tokenizer) for one, mine in zip(same, worth, strict=True)]
+        for one, mine in zip(same, worth, strict=True):
+            credit = np.full(len(one.sequence), np.nan, np.float32)
+            for candidate, tokens in _written(one, tokenizer):
+                credit[tokens] = mine[candidate]
+            sequences.append(dataclasses.replace(one.sequence, credit=np.where(one.sequence.action, credit, np.nan)))
     return sequences
+
+
+def by_level(played: list[Played], alpha: float, tokenizer: Tokenizer, levels: int) -> list[Sequence]:
+    """The episodes' sequences, with the tokens that could stand in a score's place and what each would have earned.
+
+    A score that is not one token, or whose token has no twin for every level, has none.
+
+    Args:
+        played: any samples of any episodes.
+        alpha: the reward's weight of the first stage.
+        tokenizer: of the player.
+        levels: scores are 0 .. levels - 1.
+    """
+    twins, sequences = functools.cache(functools.partial(_twins, tokenizer, levels)), []
+    for one in played:
+        length, episode = len(one.sequence), one.trajectory.episode
+        choices, worth = np.full((length, levels), -1, np.int32), np.full((length, levels), np.nan, np.float32)
+        earned = alternatives(episode.case.scores, one.trajectory.scores, episode.target_position, alpha, levels)
+        for candidate, tokens in _written(one, tokenizer):
+            if len(tokens) == 1 and one.sequence.action[tokens[0]]:
+                found = twins(int(one.sequence.tokens[tokens[0]]))
+                if found:
+                    choices[tokens[0]], worth[tokens[0]] = found, earned[candidate]
+        sequences.append(dataclasses.replace(one.sequence, choices=choices, worth=worth))
+    return sequences
+
+
+def alternatives(first_stage: np.ndarray, scores: np.ndarray, target: int, alpha: float, levels: int) -> np.ndarray:
+    """R[c, l] above, float64 [B, levels]: the terminal reward of a map whose score of c were l.
+
+    Args: as for `counterfactual`, of one sample: `scores` is [B].
+    """
+    size = len(scores)
+    changed = np.broadcast_to(scores, (size, levels, size)).copy()
+    changed[np.arange(size), :, np.arange(size)] = np.arange(levels)
+    return ndcg(fuse(first_stage, changed, alpha), np.full(changed.shape[:-1], target), CUTOFF)
 
 
 def counterfactual(first_stage: np.ndarray, scores: np.ndarray, target: int, alpha: float) -> np.ndarray:
@@ -75,14 +122,22 @@ def counterfactual(first_stage: np.ndarray, scores: np.ndarray, target: int, alp
     return worth
 
 
-def _credited(one: Played, worth: np.ndarray, tokenizer: Tokenizer) -> Sequence:
-    sequence, turn = one.sequence, one.trajectory.turns[-1]
+def _written(one: Played, tokenizer: Tokenizer) -> Iterator[tuple[int, range]]:
+    """(candidate's row, indices of the sequence's tokens) of each score in the last turn's map."""
+    turn = one.trajectory.turns[-1]
     ends = [len(tokenizer.decode(turn.tokens[: n + 1])) for n in range(len(turn.tokens))]
-    credit, first = np.full(len(sequence), np.nan, np.float32), len(sequence) - len(turn.tokens)
-    text, place = tokenizer.decode(turn.tokens), handles(len(worth))
+    first, place = len(one.sequence) - len(turn.tokens), handles(len(one.trajectory.scores))
+    text = tokenizer.decode(turn.tokens)
     for found in _SCORE.finditer(text, max(text.rfind('"scores"'), 0)):
         if found[1] in place:
             start, end = found.span(2)
             begun, ended = np.searchsorted(ends, start, side="right"), np.searchsorted(ends, end)
-            credit[first + begun : first + ended + 1] = worth[place[found[1]]]
-    return dataclasses.replace(sequence, credit=np.where(sequence.action, credit, np.nan))
+            yield place[found[1]], range(first + begun, first + ended + 1)
+
+
+def _twins(tokenizer: Tokenizer, levels: int, token: int) -> tuple[int, ...]:
+    """The tokens that say what `token` says with each level for its number; () unless every one is a token."""
+    text = tokenizer.decode([token])
+    said = [tokenizer.encode(_NUMBER.sub(str(level), text)) for level in range(levels)]
+    exact = all(len(ids) == 1 for ids in said) and token in {ids[0] for ids in said}
+    return tuple(ids[0] for ids in said) if exact else ()

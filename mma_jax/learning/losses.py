@@ -18,7 +18,7 @@ RATIOS = ("token", "turn", "turn_mean")
 """What is clipped: each token's ratio; a turn's, the product over its tokens (Eq. 6); their geometric mean."""
 
 _AT_A_TIME = 512  # tokens whose logits exist together
-_MAX_LOG_RATIO = 20.0  # beyond, exp would overflow and 0 * inf spoil a gradient that the clip had removed
+MAX_LOG_RATIO = 20.0  # beyond, exp would overflow and 0 * inf spoil a gradient that the clip had removed
 
 
 def token_logprobs(
@@ -29,7 +29,8 @@ def token_logprobs(
     temperature: float,
     rules: jax.Array | None = None,
     allowed: Callable[[jax.Array], jax.Array] | None = None,
-) -> tuple[jax.Array, jax.Array]:
+    choices: jax.Array | None = None,
+) -> tuple[jax.Array, ...]:
     """log softmax(logits / temperature) of action tokens, and the entropy of the distributions they came from.
 
     Hidden states before action tokens are moved to the front of their row and go through the head a chunk at a time,
@@ -43,9 +44,11 @@ def token_logprobs(
         temperature: of the policy, above 0.
         rules, allowed: int32 [B, T], and a function of them -> bool [..., V]: what a grammar allowed in a token's place
             (DESIGN §6.14). The distributions are over that; `allowed` None is over everything.
+        choices: int32 [B, T, L], other tokens in a token's place whose log-probabilities are wanted too, -1 for none.
 
     Returns:
-        Log-probabilities and entropies in nats, float32 [B, T] each, 0 where `action` is False.
+        Log-probabilities and entropies in nats, float32 [B, T] each, 0 where `action` is False; with `choices` also
+        theirs, [B, T, L].
     """
     batch, length = tokens.shape
     chunk = max(1, _AT_A_TIME // batch)
@@ -58,35 +61,39 @@ def token_logprobs(
         padding = [(0, 0), (0, chunks * chunk - length)] + [(0, 0)] * (x.ndim - 2)
         return jnp.pad(x, padding).reshape(batch, chunks, chunk, *x.shape[2:]).swapaxes(0, 1)
 
-    def measure(hidden: jax.Array, token: jax.Array, *rule: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def measure(hidden: jax.Array, token: jax.Array, rule: jax.Array | None, choice: jax.Array | None):
         logits = head(hidden) / temperature
-        if allowed is not None:
-            logits = jnp.where(allowed(*rule), logits, RULED_OUT)
+        if rule is not None:
+            logits = jnp.where(allowed(rule), logits, RULED_OUT)
         log_p = jax.nn.log_softmax(logits)
         chosen = jnp.take_along_axis(log_p, token[..., None], axis=-1)[..., 0]
-        return chosen, -(jnp.exp(log_p) * log_p).sum(-1)
+        others = choice if choice is None else jnp.take_along_axis(log_p, jnp.maximum(choice, 0), axis=-1)
+        return chosen, -(jnp.exp(log_p) * log_p).sum(-1), others
 
-    def nothing(hidden: jax.Array, token: jax.Array, *rule: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jnp.zeros(token.shape), jnp.zeros(token.shape)
+    def nothing(hidden: jax.Array, token: jax.Array, rule: jax.Array | None, choice: jax.Array | None):
+        return jnp.zeros(token.shape), jnp.zeros(token.shape), choice if choice is None else jnp.zeros(choice.shape)
 
     @jax.checkpoint  # around the cond: inside it, the head's weights would be kept once for every chunk
-    def measured_or_not(start: jax.Array, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def measured_or_not(start: jax.Array, *inputs: jax.Array | None) -> tuple[jax.Array | None, ...]:
         return jax.lax.cond(start < reach, measure, nothing, *inputs)
 
-    def step(start: jax.Array, inputs: tuple[jax.Array, ...]):
+    def step(start: jax.Array, inputs: tuple[jax.Array | None, ...]):
         return start + chunk, measured_or_not(start, *inputs)
 
-    before = jnp.take_along_axis(hidden, jnp.maximum(order - 1, 0)[..., None], axis=1)
-    by_token = (tokens,) if allowed is None else (tokens, rules)
-    ordered = (jnp.take_along_axis(x, order, axis=1) for x in by_token)
-    _, measured = jax.lax.scan(step, 0, (split(before), *map(split, ordered)))
+    def in_order(x: jax.Array, order: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(x, order.reshape(*order.shape, *[1] * (x.ndim - 2)), axis=1)
 
     def restore(x: jax.Array) -> jax.Array:
-        """[chunks, B, chunk] -> [B, T] in the tokens' order"""
-        x = x.swapaxes(0, 1).reshape(batch, -1)
-        return jnp.where(action, jnp.take_along_axis(x, jnp.argsort(order, axis=1), axis=1), 0.0)
+        """[chunks, B, chunk, ...] -> [B, T, ...] in the tokens' order"""
+        x = x.swapaxes(0, 1).reshape(batch, -1, *x.shape[3:])
+        return jnp.where(
+            action.reshape(*action.shape, *[1] * (x.ndim - 2)), in_order(x, jnp.argsort(order, axis=1)), 0.0
+        )
 
-    return restore(measured[0]), restore(measured[1])
+    by_token = (tokens, None if allowed is None else rules, choices)
+    inputs = in_order(hidden, jnp.maximum(order - 1, 0)), *jax.tree.map(lambda x: in_order(x, order), by_token)
+    _, measured = jax.lax.scan(step, 0, jax.tree.map(split, inputs))
+    return tuple(restore(x) for x in measured if x is not None)
 
 
 def by_turn(x: jax.Array, turn: jax.Array, turns: int) -> jax.Array:
@@ -114,7 +121,7 @@ def log_ratios(new: jax.Array, old: jax.Array, turn: jax.Array, turns: int, kind
         delta = by_turn(delta, turn, turns)
     elif kind == "turn_mean":
         delta = by_turn(delta, turn, turns) / jnp.maximum(by_turn(jnp.ones_like(delta), turn, turns), 1)
-    return jnp.clip(delta, -_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    return jnp.clip(delta, -MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
 def surrogate(ratio: jax.Array, advantage: jax.Array, epsilon: float) -> jax.Array:
@@ -130,7 +137,7 @@ def per_token(x: jax.Array, turn: jax.Array) -> jax.Array:
 def k3(new: jax.Array, reference: jax.Array) -> jax.Array:
     """exp(d) - 1 - d with d = log pi_ref - log pi: of tokens from pi, an unbiased and never negative estimate of
     KL(pi || pi_ref) (Schulman 2020, "Approximating KL divergence"). Elementwise."""
-    delta = jnp.clip(reference - new, -_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    delta = jnp.clip(reference - new, -MAX_LOG_RATIO, MAX_LOG_RATIO)
     return jnp.expm1(delta) - delta
 
 

@@ -26,6 +26,7 @@ class Old(NamedTuple):
     reference: np.ndarray  # float32 [N, T], of the SFT policy
     entropy: np.ndarray  # float32 [N, T]
     values: np.ndarray  # float32 [N, M]
+    choices: np.ndarray | None = None  # float32 [N, T, L], of pi_old, for batch.choices
 
 
 class Targets(NamedTuple):
@@ -35,6 +36,7 @@ class Targets(NamedTuple):
     returns: np.ndarray  # float32 [N, M], what V is fitted to
     to_go: np.ndarray  # float32 [N, M], the discounted rewards to come
     credit: np.ndarray  # float32 [N, T], advantages that tokens have of their own, nan elsewhere
+    worth: np.ndarray | None = None  # float32 [N, T, L], of batch.worth, on the advantages' scale
 
 
 @functools.partial(jax.jit, static_argnames=("baseline", "whiten"))
@@ -51,7 +53,8 @@ def targets(
     """Advantages and returns of a global batch, from rewards and values alone: no token enters.
 
     Args:
-        batch: rewards and turn_mask of it are used, [N, M], and credit, [N, T], which keeps the turns' scale.
+        batch: rewards and turn_mask of it are used, [N, M], and credit and worth, [N, T, ...], which keep the turns'
+            scale.
         values: float32 [N, M], V(H_t).
         group: int32 [N], `sequences.siblings`.
         gamma, lam, baseline, whiten: of config.ppo.
@@ -62,11 +65,34 @@ def targets(
     if baseline == "siblings":
         luck = returns.sibling_luck(to_go[:, 0] - values[:, 0], group, len(group))
         advantages = jnp.where(batch.turn_mask, advantages - luck[:, None], 0.0)
-    credit = batch.credit
+    credit, worth = batch.credit, batch.worth
     if whiten:
-        credit = credit / returns.deviation(advantages, batch.turn_mask)
+        credit, worth = jax.tree.map(lambda x: x / returns.deviation(advantages, batch.turn_mask), (credit, worth))
         advantages = returns.whiten(advantages, batch.turn_mask)
-    return Targets(advantages, goals, to_go, credit)
+    return Targets(advantages, goals, to_go, credit, worth)
+
+
+def expected_surrogate(new: jax.Array, old: jax.Array, worth: jax.Array, epsilon: float) -> jax.Array:
+    """Eq. 6 of a token whose alternatives' worth is known: the expectation over the policy in the sample's place.
+
+    sum_l pi_old(l) min(rho_l A_l, clip(rho_l) A_l),  A_l = R_l - sum_l pi_old(l) R_l / sum_l pi_old(l)
+
+    Not in the paper. At pi = pi_old its gradient is sum_l grad pi(l) A_l, that of an expected policy gradient (Ciosek &
+    Whiteson 2018, arXiv:1706.05374; Allen et al. 2017, arXiv:1709.00503), of which a sampled token is a noisy estimate.
+
+    Args:
+        new, old: float32 [..., L] log-probabilities.
+        worth: float32 [..., L], R, nan where it is not known.
+        epsilon: of the clip.
+
+    Returns:
+        float32 [...], 0 where the worth is not known.
+    """
+    known = jnp.isfinite(worth)
+    p, worth = jnp.where(known, jnp.exp(old), 0.0), jnp.where(known, worth, 0.0)
+    expected = (p * worth).sum(-1) / jnp.maximum(p.sum(-1), 1e-9)
+    ratio = jnp.exp(jnp.clip(new - old, -losses.MAX_LOG_RATIO, losses.MAX_LOG_RATIO))
+    return (p * losses.surrogate(ratio, worth - expected[..., None], epsilon)).sum(-1)
 
 
 def objective(
@@ -78,6 +104,7 @@ def objective(
     goal: Targets,
     counts: dict[str, jax.Array],
     config: Any,
+    choices: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """A micro-batch's share of the loss of its minibatch.
 
@@ -93,6 +120,7 @@ def objective(
         batch, old, goal: the same rows.
         counts: action tokens and turns of the minibatch.
         config: config.ppo.
+        choices: float32 [N, T, L], of batch.choices under the parameters being trained.
 
     Returns:
         The share, and shares of figures that add up over micro-batches (`ratio_max` excepted).
@@ -111,7 +139,11 @@ def objective(
     def mean(x: jax.Array, mask: jax.Array, unit: str) -> jax.Array:
         return jnp.where(mask, x, 0.0).sum() / jnp.maximum(counts[unit], 1)
 
-    policy_loss = -mean(losses.surrogate(ratio, advantages, config.clip), mask, unit)
+    gained = losses.surrogate(ratio, advantages, config.clip)
+    if choices is not None:
+        expected = expected_surrogate(choices, old.choices, goal.worth, config.clip)
+        gained = jnp.where(batch.choices[..., 0] >= 0, expected, gained)
+    policy_loss = -mean(gained, mask, unit)
     value_loss = mean(losses.squared_error(values, goal.returns), batch.turn_mask, "turns")
     kl = mean(losses.k3(logprobs, old.reference), batch.action, "tokens")
     loss = policy_loss + value_loss + config.kl * kl - config.entropy * mean(entropy, batch.action, "tokens")

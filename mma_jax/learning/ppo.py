@@ -33,8 +33,9 @@ from mma_jax.types import InputError
 BASELINES = ("value", "siblings")
 """What an advantage is measured against: V alone, or also the luck of the episode's other samples."""
 
-CREDITS = ("turn", "candidate")
-"""Whose advantage a token has: its turn's, or, where it wrote a candidate's score, what that score was worth."""
+CREDITS = ("turn", "candidate", "level")
+"""Whose advantage a token has: its turn's; where it wrote a candidate's score, what that score was worth beside its
+siblings'; or there every level's, weighed by the policy."""
 
 Collect = Callable[[nnx.State, int], tuple[list[Sequence], dict[str, float]]]
 """collect(params, iteration) -> sequences of config.prompts episodes x config.samples, and what else it measured."""
@@ -56,11 +57,10 @@ def check(config: Any) -> None:
             raise InputError(f"ppo.{name}={config[name]}: must be between 0 and 1")
     if config.baseline == "siblings" and config.samples < 2:
         raise InputError("ppo.baseline=siblings compares samples of one episode: set ppo.samples to 2 or more")
-    if config.credit == "candidate" and (config.samples < 2 or config.ratio != "token"):
-        raise InputError(
-            "ppo.credit=candidate compares single scores of an episode's samples: set ppo.samples to 2 or more and "
-            "ppo.ratio to token"
-        )
+    if config.credit == "candidate" and config.samples < 2:
+        raise InputError("ppo.credit=candidate compares an episode's samples: set ppo.samples to 2 or more")
+    if config.credit != "turn" and config.ratio != "token":
+        raise InputError(f"ppo.credit={config.credit} is about single scores: set ppo.ratio to token")
     if config.minibatches > config.prompts:
         raise InputError(f"ppo.minibatches={config.minibatches} is more than there are episodes, {config.prompts}")
 
@@ -87,7 +87,8 @@ def make_passes(
         allowed: what the grammar of the sampler allowed; None where it had none.
 
     Returns:
-        measure(params, frozen, batch, packed) -> (log-probabilities [N, T], entropies [N, T], values [N, M]), and
+        measure(params, frozen, batch, packed) -> (log-probabilities [N, T], entropies [N, T], values [N, M], and log-
+        probabilities of batch.choices [N, T, L] if there are any), and
         accumulate(total, params, frozen, batch, packed, old, goal, counts) -> (total + gradient, figures), which
         consumes `total`. The arguments are as in `objective`.
     """
@@ -97,15 +98,15 @@ def make_passes(
         model = actor_critic.model
         hidden = model(packed.tokens, packed.position, packed.segment, remat=config.remat)
         hidden = hidden.reshape(-1, hidden.shape[-1])[packed.place]
-        measured = losses.token_logprobs(
-            model.logits, hidden, batch.tokens, batch.action, config.temperature, batch.rules, allowed
+        logprobs, entropy, *choices = losses.token_logprobs(
+            model.logits, hidden, batch.tokens, batch.action, config.temperature, batch.rules, allowed, batch.choices
         )
         at_starts = jnp.take_along_axis(hidden, batch.starts[..., None], axis=1)
-        return *measured, jnp.where(batch.turn_mask, actor_critic.values(at_starts), 0.0)
+        return logprobs, entropy, jnp.where(batch.turn_mask, actor_critic.values(at_starts), 0.0), *choices
 
     def loss_fn(params, frozen, batch: Batch, packed: Packed, old: Old, goal: Targets, counts: dict):
-        logprobs, entropy, values = forward(params, frozen, batch, packed)
-        loss, figures = objective(logprobs, entropy, values, batch, old, goal, counts, config)
+        logprobs, entropy, values, *choices = forward(params, frozen, batch, packed)
+        loss, figures = objective(logprobs, entropy, values, batch, old, goal, counts, config, *choices)
         return loss, {"loss": loss, **figures}
 
     measure = jax.jit(placement.program(forward))
@@ -172,13 +173,16 @@ def make_update(
 
     def look(params: nnx.State, reference: nnx.State, frozen: nnx.State, batch: Batch, *shape: np.ndarray) -> Old:
         old = Old(
-            *(np.zeros(batch.tokens.shape, np.float32) for _ in range(3)), np.zeros(batch.rewards.shape, np.float32)
+            *(np.zeros(batch.tokens.shape, np.float32) for _ in range(3)),
+            np.zeros(batch.rewards.shape, np.float32),
+            None if batch.choices is None else np.zeros(batch.choices.shape, np.float32),
         )
-        for rows, width, *part in parts(batch, np.arange(len(batch.tokens) - 1), *shape):
+        for rows, _, *part in parts(batch, np.arange(len(batch.tokens) - 1), *shape):
             mine, theirs = placement.fetch((measure(params, frozen, *part), measure(reference, frozen, *part)))
-            for field, found in zip(old, (mine[0], theirs[0], mine[1]), strict=False):
-                field[rows, :width] = found
-            old.values[rows] = mine[2]
+            found = Old(mine[0], theirs[0], *mine[1:])
+            for field, part in zip(old, found, strict=True):
+                if field is not None:
+                    field[rows, : part.shape[1]] = part
         return old
 
     def update(
@@ -250,7 +254,7 @@ def crop(arrays: Any, rows: np.ndarray, width: int) -> Any:
 def _arrays(batch: Batch, old: Old, goal: Targets, rows: np.ndarray) -> dict[str, np.ndarray]:
     """The minibatch by name, for the file that is left when training has to stop."""
     whole = batch._asdict() | {f"old_{name}": array for name, array in old._asdict().items()} | goal._asdict()
-    return {name: array[rows] for name, array in whole.items()}
+    return {name: array[rows] for name, array in whole.items() if array is not None}
 
 
 def train(

@@ -28,6 +28,8 @@ class Sequence:
     family: str  # key of types.FAMILIES
     credit: np.ndarray | None = None  # float32 [T], a token's own advantage, nan where it has its turn's; None: all nan
     rules: np.ndarray | None = None  # int32 [T], what a grammar allowed where the token stands; 0, None: everything
+    choices: np.ndarray | None = None  # int32 [T, L], tokens that could have stood there, -1 where it is not known
+    worth: np.ndarray | None = None  # float32 [T, L], what each would have earned, nan where it is not known
 
     def __post_init__(self) -> None:
         """Raises ValueError where the fields contradict each other, which would train on the wrong tokens."""
@@ -58,6 +60,8 @@ class Batch(NamedTuple):
     logprobs: np.ndarray  # float32 [N, T]
     credit: np.ndarray  # float32 [N, T], nan where a token has none of its own
     rules: np.ndarray | None = None  # int32 [N, T], what a grammar allowed there; 0, None: everything
+    choices: np.ndarray | None = None  # int32 [N, T, L], tokens that could have stood there, -1 where it is not known
+    worth: np.ndarray | None = None  # float32 [N, T, L], what each would have earned, nan where it is not known
 
 
 def pad(sequences: list[Sequence], buckets: Iterable[int], max_turns: int, rows: int | None = None) -> Batch:
@@ -76,6 +80,8 @@ def pad(sequences: list[Sequence], buckets: Iterable[int], max_turns: int, rows:
     turns = (shape[0], max_turns)
     if (most := max(len(sequence.starts) for sequence in sequences)) > max_turns:
         raise InputError(f"a sequence has {most} turns, more than the {max_turns} of env.turns: raise it")
+    levels = next((s.choices.shape[1] for s in sequences if s.choices is not None), None)
+    by_level = (*shape, levels)
     return Batch(
         tokens=stack((s.tokens for s in sequences), shape, 0, np.int32),
         action=stack((s.action for s in sequences), shape, False, bool),
@@ -86,6 +92,8 @@ def pad(sequences: list[Sequence], buckets: Iterable[int], max_turns: int, rows:
         logprobs=stack((s.logprobs for s in sequences), shape, 0, np.float32),
         credit=stack((() if s.credit is None else s.credit for s in sequences), shape, np.nan, np.float32),
         rules=stack((() if s.rules is None else s.rules for s in sequences), shape, 0, np.int32),
+        choices=stack((s.choices for s in sequences), by_level, -1, np.int32) if levels else None,
+        worth=stack((s.worth for s in sequences), by_level, np.nan, np.float32) if levels else None,
     )
 
 
@@ -99,8 +107,8 @@ def bucket_of(length: int, buckets: Iterable[int]) -> int:
     return min(fitting)
 
 
-def stack(rows: Iterable[np.ndarray], shape: tuple[int, int], fill: float, dtype) -> np.ndarray:
-    """Ragged rows -> [N, T] of `dtype`, filled on the right and below."""
+def stack(rows: Iterable[np.ndarray], shape: tuple[int, ...], fill: float, dtype) -> np.ndarray:
+    """Ragged rows -> [N, T, ...] of `dtype`, filled on the right and below."""
     out = np.full(shape, fill, dtype)
     for index, row in enumerate(rows):
         out[index, : len(row)] = row

@@ -22,11 +22,13 @@ import numpy as np
 from flax import nnx
 
 from mma_jax.agents import credit, demonstrations
+from mma_jax.agents.language_model import Played
 from mma_jax.evaluation.checks import seeds
 from mma_jax.evaluation.experiment import Experiment
 from mma_jax.learning import ppo, sft
 from mma_jax.learning.checkpoint import Checkpoints, room
 from mma_jax.learning.panel import Panel
+from mma_jax.learning.sequences import Sequence
 from mma_jax.models import peft
 from mma_jax.runs import hosts, prepare
 from mma_jax.runs.language import Language, rates
@@ -190,6 +192,14 @@ class Trainer:
         _, chosen, _ = checkpoints.best(state) or checkpoints.latest(state)
         return chosen.params
 
+    def _credited(self, played: list[Played], alpha: float) -> list[Sequence]:
+        tokenizer, kind = self.language.tokenizer, self.config.ppo.credit
+        if kind == "candidate":
+            return credit.by_candidate(played, alpha, tokenizer)
+        if kind == "level":
+            return credit.by_level(played, alpha, tokenizer, self.config.sft.levels)
+        return [one.sequence for one in played]
+
     def validation(self, recipe: Recipe) -> Callable[[nnx.State], float]:
         """params -> mean reward of greedy play on config.ppo.validate validation episodes of each family."""
         protocol = "interactive" if recipe.interactive else "ooma"
@@ -248,9 +258,7 @@ class Trainer:
             measured = hosts.mean(rates(played))
             if iteration % config.query_every == 0 or iteration == config.iterations - 1:
                 measured |= look(params, iteration)
-            if config.credit == "candidate":
-                return hosts.share(credit.by_candidate(played, env.options.alpha, self.language.tokenizer)), measured
-            return hosts.share([one.sequence for one in played]), measured
+            return hosts.share(self._credited(played, env.options.alpha)), measured
 
         def look(params: nnx.State, iteration: int) -> dict[str, float]:
             episodes = [e for found in query.values() for e in found[: config.query]]

@@ -9,6 +9,8 @@ from mma_jax.agents import credit
 from mma_jax.agents.language_model import Played
 from mma_jax.envs.rewards import terminal_reward
 from mma_jax.learning.sequences import Sequence
+from mma_jax.models.convert import L0_TINY
+from mma_jax.models.tokenizer import load_tokenizer
 from mma_jax.types import Trajectory, Turn
 
 ALPHA = 0.5
@@ -115,3 +117,40 @@ def test_a_token_that_the_grammar_forced_gets_none_and_an_only_map_neither():
     assert np.isfinite(found[0].credit).sum() == 1 and np.isfinite(found[1].credit).sum() == 2
     alone = credit.by_candidate([first, played("nothing", [np.nan, np.nan], episode)], ALPHA, Letters())
     assert all(np.isnan(sequence.credit).all() for sequence in alone)
+
+
+@pytest.mark.parametrize("target", [3, -1])
+def test_alternatives_are_the_rewards_of_maps_with_one_score_changed(target):
+    rng = np.random.default_rng(5)
+    first, scores = rng.random(6), rng.integers(0, 4, 6).astype(float)
+    scores[1] = np.nan
+    found = credit.alternatives(first, scores, target, ALPHA, 4)
+    for c in range(6):
+        for level in range(4):
+            changed = scores.copy()
+            changed[c] = level
+            assert found[c, level] == pytest.approx(terminal_reward(first, changed, target, ALPHA), abs=1e-12)
+    assert target < 0 or np.ptp(found[3]) > 0
+
+
+def test_levels_of_a_score_are_known_where_every_one_is_a_token():
+    """Plain digits have twins; the piece '":7,"' has none for the other levels here, and "12" is not a level."""
+    case = types.SimpleNamespace(scores=np.array([0.2, 0.3, 0.1]))
+    episode = types.SimpleNamespace(episode_id="e", target_position=0, case=case)
+    one = played('{"scores":{"1":7,"2":12,"3":3}}', [7, 12, 3], episode)
+    (found,) = credit.by_level([one], ALPHA, Letters(), 10)
+    (place,) = np.flatnonzero(found.choices[:, 0] >= 0)
+    assert [chr(token) for token in found.choices[place]] == list("0123456789") and found.tokens[place] == ord("3")
+    expected = credit.alternatives(case.scores, np.array([7.0, 12, 3]), 0, ALPHA, 10)[2]
+    np.testing.assert_allclose(found.worth[place], expected, rtol=1e-6)
+    assert np.isnan(np.delete(found.worth, place, axis=0)).all()
+
+
+def test_every_score_of_l0_tiny_has_its_levels():
+    tokenizer = load_tokenizer(L0_TINY)
+    said = [tokenizer.decode([token]) for token in tokenizer.encode('{"scores":{"1":7,"2":0,"3":9}}}')]
+    scores = [piece for piece in said if ":" in piece and any(map(str.isdigit, piece))]
+    assert scores == ['":7,"', '":0,"', '":9}']
+    for piece in scores:
+        twins = credit._twins(tokenizer, 10, tokenizer.encode(piece)[0])
+        assert [tokenizer.decode([twin]) for twin in twins] == [f"{piece[:2]}{n}{piece[3:]}" for n in range(10)]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mma_jax.learning import losses, ppo, sequences
+from mma_jax.learning.objective import expected_surrogate
 
 RNG = np.random.default_rng(0)
 T = 0.2
@@ -39,6 +40,18 @@ def test_token_logprobs_equal_the_whole_softmax(monkeypatch, at_a_time):
     for fast, slow in zip(found, slow_logprobs(table, hidden, tokens, action), strict=True):
         np.testing.assert_allclose(fast, slow, atol=2e-5)
         assert not np.asarray(fast)[~action].any()
+
+
+def test_token_logprobs_of_other_tokens_are_those_of_having_sampled_them(monkeypatch):
+    monkeypatch.setattr(losses, "_AT_A_TIME", 6)
+    table, hidden, tokens, action = heads()
+    choices = RNG.integers(-1, 9, (*tokens.shape, 4)).astype(np.int32)
+    *plain, others = losses.token_logprobs(lambda h: h @ table, hidden, tokens, action, T, choices=choices)
+    for a, b in zip(plain, losses.token_logprobs(lambda h: h @ table, hidden, tokens, action, T), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for n in range(4):
+        slow, _ = slow_logprobs(table, hidden, np.maximum(choices[..., n], 0), action)
+        np.testing.assert_allclose(others[..., n], slow, atol=2e-5)
 
 
 def test_token_logprobs_gradient_equals_the_whole_softmaxs(monkeypatch):
@@ -267,3 +280,34 @@ def test_rule_7_a_turns_end_token_counts_like_any_sampled_one():
     end = logits[tokens[0, 7]] - np.log(np.exp(logits).sum())
     assert float(with_end.sum() - without.sum()) == pytest.approx(end, abs=1e-5)
     np.testing.assert_allclose(with_end[0, :7], without[0, :7], atol=1e-6)
+
+
+def test_expected_surrogate_is_the_mean_over_what_could_have_been_sampled():
+    """Against the surrogate of every level, weighed by hand; a level outside the clip is clipped alone."""
+    old, new = (np.log(RNG.dirichlet(np.ones(4))) for _ in range(2))
+    worth = RNG.normal(size=4)
+    p = np.exp(old)
+    advantages = worth - (p * worth).sum()
+    by_hand = sum(
+        p[n] * min(r * advantages[n], np.clip(r, 0.8, 1.2) * advantages[n]) for n, r in enumerate(np.exp(new - old))
+    )
+    assert float(expected_surrogate(new, old, worth, 0.2)) == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_expected_surrogate_climbs_the_expected_reward():
+    """At the old policy its gradient is that of sum_l pi(l) R(l), whether or not levels are all that can be said."""
+    logits, worth = RNG.normal(size=6).astype(np.float32), np.array([0.3, 0.9, 0.1, 0.5], np.float32)
+
+    def policy(x):
+        return jax.nn.log_softmax(x)[:4]
+
+    def expected(x):  # of the levels, given that a level is said
+        p = jnp.exp(policy(x))
+        return (p * worth).sum() / p.sum()
+
+    old = policy(logits)
+    found = jax.grad(lambda x: expected_surrogate(policy(x), old, worth, 0.2))(logits)
+    np.testing.assert_allclose(found, jax.grad(expected)(logits) * jnp.exp(old).sum(), atol=1e-6)
+    unknown = np.full(4, np.nan, np.float32)
+    still = jax.grad(lambda x: expected_surrogate(policy(x), old, unknown, 0.2))(logits)
+    assert not np.asarray(still).any()

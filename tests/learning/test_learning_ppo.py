@@ -104,10 +104,59 @@ def test_credit_keeps_the_scale_of_whitened_turns():
     assert np.isnan(np.asarray(white.credit)[~batch.action]).all()
 
 
-@pytest.mark.parametrize("change", [{"samples": 1}, {"ratio": "turn"}])
-def test_credit_by_candidate_needs_siblings_and_ratios_of_tokens(change):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"credit": "candidate", "samples": 1},
+        {"credit": "candidate", "ratio": "turn"},
+        {"credit": "level", "ratio": "turn_mean"},
+    ],
+)
+def test_credit_of_scores_needs_ratios_of_tokens_and_that_of_candidates_siblings(change):
     with pytest.raises(InputError, match=r"ppo\.credit"):
-        ppo.check(fixture.ppo_config(credit="candidate", **change))
+        ppo.check(fixture.ppo_config(**change))
+
+
+def with_levels(sequences, rewards):
+    """Every sampled token's place could have held tokens 1 .. len(rewards), at these rewards."""
+    levels = len(rewards)
+    return [
+        dataclasses.replace(
+            s,
+            choices=np.where(s.action[:, None], np.arange(1, levels + 1), -1).astype(np.int32),
+            worth=np.where(s.action[:, None], rewards, np.nan).astype(np.float32),
+        )
+        for s in sequences
+    ]
+
+
+def test_the_worth_of_levels_replaces_the_turn_s_advantage():
+    """Levels of equal worth change nothing, whatever was sampled; else the better ones become more likely."""
+    actor = graphdef, params, frozen = fixture.actor_critic(trained=0.3)
+    sequences = played(actor)
+    settings = dict(credit="level", whiten=False)
+    flat, steep = (
+        figures_of(actor, with_levels(sequences, rewards), **settings)
+        for rewards in (np.full(31, 0.4), np.arange(31) == 8)
+    )
+    assert flat[1]["grad_norm"] < 1e-5 * steep[1]["grad_norm"]
+    measure, _ = ppo.make_passes(graphdef, fixture.ppo_config(**settings))
+
+    def likely(params, token):
+        batch = pad(with_levels(sequences, np.arange(31) == token - 1), BUCKETS, fixture.TURNS)
+        packed = ppo.share(batch.tokens, np.full(len(sequences), 16), siblings(sequences), 4, BUCKETS)
+        logprobs = np.asarray(measure(params, frozen, batch, packed)[3])[..., token - 1]
+        return logprobs[batch.action].mean()
+
+    assert likely(steep[0].params, 9) > likely(params, 9) + 0.01
+
+
+def test_the_worth_of_levels_does_not_care_how_rows_are_computed_together():
+    actor = fixture.actor_critic(trained=0.3)
+    sequences = with_levels(played(actor), np.linspace(0, 1, 7))
+    states = [figures_of(actor, sequences, credit="level", micro_batch=size)[0] for size in (2, 8)]
+    for a, b in zip(*(jax.tree.leaves(state.params) for state in states), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 # DESIGN §6, by rule
