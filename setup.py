@@ -6,6 +6,7 @@ CLIP = ["open_clip_torch>=2.30"]
 TEST = [
     *CLIP,
     "pytest>=8",
+    "pytest-xdist>=3",
     "hypothesis>=6",
     "ruff>=0.9",
     "ir_measures>=0.3",
