@@ -71,7 +71,7 @@ print(json.dumps([[run(sizes, int8) for sizes in meshes[int8]] for int8 in (Fals
 @pytest.fixture(scope="module")
 def results():
     here = os.path.join(os.path.dirname(__file__), "..", "learning")
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, here, json.dumps([PLAIN, INT8])],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},

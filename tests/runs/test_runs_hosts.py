@@ -71,7 +71,7 @@ def start(small, workdir, count, index, port, extra=()):
     words += [f"--config.model.path={small[0]}", "--config.run=train", *extra]
     devices = count if count == 1 else 2 * count  # of all processes; none holds a whole weight
     words += [f"--config.mesh.fsdp={devices}", "--config.mesh.data=1"]
-    flags = "--xla_backend_optimization_level=0"  # compiles in half the time
+    flags = os.environ["XLA_FLAGS"]
     if count > 1:
         flags += " --xla_force_host_platform_device_count=2"
         words += [
