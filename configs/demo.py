@@ -29,7 +29,7 @@ def get_config(preset="default"):
     config.eval.probes = 20
     config.eval.traces = 3
     config.ppo.iterations = 8
-    config.ppo.prompts = 8
+    config.ppo.prompts = 32
     config.ppo.query_every = 7
     config.ppo.query = 8
     return config

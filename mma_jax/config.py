@@ -125,6 +125,7 @@ def base() -> ConfigDict:
     config.sft.warmup = 20
     config.sft.weight_decay = 0.0
     config.sft.max_grad_norm = 1.0
+    config.sft.b2 = 0.98  # of Adam; 0.999 goes on at full speed for hundreds of steps after gradients have grown
     config.sft.remat = False
     config.sft.nonfinite_limit = 5
     config.sft.checkpoint_every = 50
@@ -136,7 +137,7 @@ def base() -> ConfigDict:
     config.ppo.samples = 1  # times that each of them is played
     config.ppo.ratio = "token"  # token | turn (Eq. 6) | turn_mean
     config.ppo.baseline = "value"  # value (Eq. 5) | siblings: also take off the luck that an episode's samples share
-    config.ppo.credit = "turn"  # turn | candidate: a score's token is paid for what that score was worth
+    config.ppo.credit = "turn"  # turn | candidate: what a score was worth | level: what each level would be
     config.ppo.clip = 0.2
     config.ppo.gamma = 1.0
     config.ppo.lam = 0.95
@@ -226,13 +227,13 @@ def generated_world(preset: str = "default") -> ConfigDict:
     config.sft.mean = "turn"
     config.sft.steps = 200
     config.sft.batch = 8
+    config.sft.max_grad_norm = 0.5
     config.ppo.iterations = 12
-    config.ppo.prompts = 16
-    config.ppo.samples = 4
-    config.ppo.baseline = "siblings"
-    config.ppo.credit = "candidate"
-    config.ppo.temperature = 0.4
-    config.ppo.lr = 5e-4
+    config.ppo.prompts = 64
+    config.ppo.samples = 1
+    config.ppo.credit = "level"
+    config.ppo.temperature = 0.8
+    config.ppo.lr = 1e-3
     config.ppo.value_lr = 3e-3
     config.ppo.value_only = 2
     return config

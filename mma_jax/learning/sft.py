@@ -40,7 +40,7 @@ def init(params: nnx.State, config: Any) -> TrainState:
 
 
 def _optimizer(config: Any) -> optax.GradientTransformationExtraArgs:
-    policy = adam(config.lr, config.warmup, config.max_grad_norm, config.weight_decay, config.steps)
+    policy = adam(config.lr, config.warmup, config.max_grad_norm, config.weight_decay, config.steps, config.b2)
     return for_policy_and_value(policy, optax.set_to_zero())
 
 

@@ -43,18 +43,21 @@ def copy(tree: Tree) -> Tree:
 
 
 def adam(
-    rate: float, warmup: int, max_grad_norm: float, weight_decay: float, steps: int | None = None
+    rate: float, warmup: int, max_grad_norm: float, weight_decay: float, steps: int | None = None, b2: float = 0.999
 ) -> optax.GradientTransformation:
     """AdamW behind a clip of the global norm; the rate rises linearly over `warmup` updates and then stays.
 
-    With `steps`, it falls linearly over the second half of so many updates, nearly to 0.
+    With `steps`, it falls linearly over the second half of so many updates, nearly to 0. `b2`: how much of the second
+    moment an update keeps; the less, the sooner Adam slows down where gradients grow.
     """
 
     def schedule(count: jax.Array) -> jax.Array:
         risen = jnp.minimum(1.0, (count + 1) / max(1, warmup))
         return rate * (risen if steps is None else jnp.minimum(risen, 2.0 * jnp.maximum(steps - count, 0) / steps))
 
-    return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adamw(schedule, weight_decay=weight_decay))
+    return optax.chain(
+        optax.clip_by_global_norm(max_grad_norm), optax.adamw(schedule, b2=b2, weight_decay=weight_decay)
+    )
 
 
 def for_policy_and_value(

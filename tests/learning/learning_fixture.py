@@ -32,7 +32,7 @@ def actor_critic(targets=("q_proj", "down_proj"), trained=0.0):
 
 def sft_config(**changes):
     config = ConfigDict(
-        dict(steps=6, batch=4, lr=3e-2, warmup=2, weight_decay=0.01, max_grad_norm=10.0, nonfinite_limit=3)
+        dict(steps=6, batch=4, lr=3e-2, warmup=2, weight_decay=0.01, max_grad_norm=10.0, nonfinite_limit=3, b2=0.98)
         | dict(checkpoint_every=2, log_every=1, remat=False, mean="token")
     )
     config.update(changes)

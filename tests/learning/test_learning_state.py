@@ -61,6 +61,19 @@ def test_given_its_steps_the_rate_falls_over_their_second_half():
     np.testing.assert_allclose(steps, 0.1 * np.array([0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25]), rtol=1e-3)
 
 
+def test_a_smaller_b2_slows_adam_down_sooner_where_gradients_have_grown():
+    """After a hundred gradients of 1 comes one of 10 and then ones of 1; by hand, m / sqrt(v), bias corrected."""
+    gradients = [1.0] * 100 + [10.0] + [1.0] * 5
+    for b2 in (0.999, 0.98):
+        optimizer, params = states.adam(0.1, 1, 1e9, 0.0, b2=b2), {"w": jnp.zeros(1)}
+        moments, m, v = optimizer.init(params), 0.0, 0.0
+        for n, gradient in enumerate(gradients, 1):
+            update, moments = optimizer.update({"w": jnp.full(1, gradient)}, moments, params)
+            m, v = 0.9 * m + 0.1 * gradient, b2 * v + (1 - b2) * gradient**2
+            by_hand = 0.1 * (m / (1 - 0.9**n)) / np.sqrt(v / (1 - b2**n))
+            assert -float(update["w"][0]) == pytest.approx(by_hand, rel=1e-3)
+
+
 def test_policy_rests_without_using_up_its_warm_up():
     state, update = start(warmup=4)
     after, _ = update(state, 0.0, filled(state.params, 3.0), False)
