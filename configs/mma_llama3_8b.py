@@ -53,4 +53,5 @@ def get_config():
     config.ppo.temperature = 0.2
     config.ppo.remat = True
     config.ppo.micro_batch = 16  # one on each of 16 devices
+    config.sampler.lanes = 2  # the environment steps for one half of the rows while the device works for the other
     return config

@@ -106,6 +106,7 @@ def base() -> ConfigDict:
 
     config.sampler = ConfigDict()
     config.sampler.rows = 64  # episodes played side by side by a language model
+    config.sampler.lanes = 1  # groups of rows; while a device works for one, the environment steps for the others
     config.sampler.slots = "512,768,1024,1536,2048,3072,4096,8192"  # sizes of a cache, in tokens
     config.sampler.chunks = "16,32,64,128,256,384,512,1024,2048"  # tokens added at once are padded to one of these
     config.sampler.max_new = 256  # tokens of one turn, at most

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -61,6 +62,7 @@ def play(
     samples: int = 1,
     script: Script | None = None,
     grammar: Grammar | None = None,
+    lanes: int = 1,
 ) -> list[Played]:
     """Play episodes with a policy; results in the order of `episodes`, samples of one episode next to each other.
 
@@ -79,24 +81,27 @@ def play(
         samples: how often each episode is played.
         script: what to force; None for nothing.
         grammar: of the environment's actions, that turns are held to; None for free text.
+        lanes: sessions that the rows are shared out to, each in a thread of its own: while the device works for one,
+            the environment steps for the others. What is played does not depend on it (DESIGN §6.15).
 
     Raises:
         InputError: an opening and one turn do not fit the context, or a shortest action not max_new.
     """
     games = [(episode, sample) for episode in episodes for sample in range(samples)]
-    played: list[Played | None] = [None] * len(games)
+    lanes = max(1, min(lanes, batch, len(episodes)))
 
-    def begin(game: int) -> _Row:
-        episode, sample = games[game]
+    def begin(game: tuple[Episode, int]) -> _Row:
+        episode, sample = game
         row = _Row(chat, env, episode, (*key, sample))
         _check_room(len(row.transcript), max_new, context, f"episode {episode.episode_id}")
         return row
 
-    seats = list(range(min(batch, len(games))))  # the game in each row
-    rows, waiting = [begin(game) for game in seats], iter(range(len(seats), len(games)))
-    session = sampler.open(state, rows=batch, slots=context)
-    _share_openings(session, rows)
-    with tqdm(total=len(games), desc=label, leave=False, disable=not label) as bar:
+    def lane(games: list[tuple[Episode, int]]) -> list[Played]:
+        played: list[Played | None] = [None] * len(games)
+        seats = list(range(min(batch // lanes, len(games))))  # the game in each row
+        rows, waiting = [begin(games[game]) for game in seats], iter(range(len(seats), len(games)))
+        session = sampler.open(state, rows=batch // lanes, slots=context)
+        _share_openings(session, rows)
         while still := [n for n, row in enumerate(rows) if row.open]:
             _play_turn(session, rows, temperature, max_new, context, script, grammar)
             ended = [n for n in still if not rows[n].open]
@@ -104,10 +109,15 @@ def play(
                 played[seats[n]] = rows[n].played()
             bar.update(len(ended))
             for n, game in zip(ended, waiting, strict=False):
-                seats[n], new = game, begin(game)
+                seats[n], new = game, begin(games[game])
                 _reseat(session, n, rows[n], new)
                 rows[n] = new
-    return played
+        return played
+
+    with tqdm(total=len(games), desc=label, leave=False, disable=not label) as bar, ThreadPoolExecutor(lanes) as pool:
+        share = -(-len(episodes) // lanes) * samples  # samples of an episode stay together
+        parts = [games[start : start + share] for start in range(0, len(games), share)]
+        return [one for part in pool.map(lane, parts) for one in part]
 
 
 def generate(

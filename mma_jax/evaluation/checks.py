@@ -36,6 +36,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "eval.bootstrap": (10, ANY),
     "audit.ndcg_tolerance": (0, 1),
     "audit.recall_gap": (0, 1),
+    "sampler.lanes": (1, ANY),
+    "sft.b2": (0, 1),
 }
 """Least and greatest value of the numbers that have one."""
 

@@ -168,6 +168,7 @@ class Language:
             samples=samples,
             script=script,
             grammar=grammar,
+            lanes=self.config.sampler.lanes,
         )
 
     def similar(self, threshold: float = 0.5) -> demonstrations.Similar | None:

@@ -1,6 +1,7 @@
 """Histories grow by ids alone; masks, turns and rewards are what was played (DESIGN §6.3, 6.4, 6.7, 6.15)."""
 
 import functools
+import threading
 
 import doubles
 import jax
@@ -114,6 +115,37 @@ def test_rows_of_different_lengths_share_a_session():
     for one, other in zip(together, alone, strict=True):
         np.testing.assert_array_equal(one.sequence.tokens, other.sequence.tokens)
         assert one.trajectory.rewards == other.trajectory.rewards
+
+
+@pytest.mark.parametrize("lanes", [2, 3, 9])
+def test_lanes_play_what_one_session_plays(lanes):
+    families = ("text_only", "image_only", "full", "behavior_only", "text_only")
+    episodes = [doubles.episode(family=family) for family in families]
+    alone, _ = run(text_then_score, episodes, samples=2, batch=4)
+    shared, sampler = run(text_then_score, episodes, samples=2, batch=4, lanes=lanes)
+    assert len(sampler.sessions) == {2: 2, 3: 3, 9: 3}[lanes]  # never more than rows; five episodes in shares of two
+    for one, other in zip(alone, shared, strict=True):
+        assert one.trajectory.episode is other.trajectory.episode
+        np.testing.assert_array_equal(one.sequence.tokens, other.sequence.tokens)
+        assert one.trajectory.rewards == other.trajectory.rewards
+
+
+def test_lanes_are_under_way_at_the_same_time():
+    """Each lane's first completion waits for the other's, which would never come if they took turns."""
+    together = threading.Barrier(2, timeout=30)
+
+    def say(seen):
+        if TEXT not in seen:
+            together.wait()
+        return text_then_score(seen)
+
+    played, _ = run(say, [doubles.episode(), doubles.episode()], batch=2, lanes=2)
+    assert [one.trajectory.stop_reason for one in played] == ["scored", "scored"]
+
+
+def test_what_goes_wrong_in_a_lane_is_told():
+    with pytest.raises(InputError, match="opens with"):
+        run(text_then_score, [doubles.episode(), doubles.episode()], batch=2, lanes=2, context=210)
 
 
 def test_a_row_that_never_sampled_is_read_anew():
