@@ -84,7 +84,7 @@ DATASETS: dict[str, Data] = {
 }
 
 TIMES: dict[tuple[str, str], str] = {
-    ("table4", "ml-100k"): "17 minutes beside other work: one seed, ten baselines of 10 to 100 epochs, no agent",
+    ("table4", "ml-100k"): "17 minutes a seed beside other work: ten baselines of 10 to 100 epochs, no agent",
 }
 """(table, dataset) -> wall time on 2 cores with nothing computed before and the defaults; --help prints it."""
 

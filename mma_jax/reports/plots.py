@@ -16,7 +16,7 @@ import numpy as np
 from mma_jax.metrics.significance import cluster_bootstrap
 
 ROW, LABEL, PANEL, GAP, TOP, BOTTOM = 22, 150, 230, 26, 30, 30  # pixels
-CHARACTER = 6.6  # mean width of a label's character in pixels at the page's figure font size
+CHARACTER = 7.3  # mean width of a label's character in pixels at the figures' font size, in a wide sans like DejaVu
 RANK_BINS = ((1, 1), (2, 5), (6, 10), (11, 20), (21, 50), (51, 100))
 
 
