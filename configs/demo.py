@@ -6,14 +6,14 @@ Its negative controls: --config=configs/demo.py:empty_text (or empty_image, empt
 information; permuted: targets drawn at random).
 
 B = 20 candidates, 200 test targets a family; all methods that need no language model in all four protocols, with the
-Bayes bound and the reward-optimal router beside them; ReAct, MMA-SFT (200 steps) and MMA-Auto (8 iterations of PPO, 32
+Bayes bound and the reward-optimal router beside them; ReAct, MMA-SFT (150 steps) and MMA-Auto (8 iterations of PPO, 16
 episodes each) in "ooma".
 
-Took 7:48 minutes with the installation, on 2 cores; the scripted methods alone take one. Expect OOMA NDCG@10 of .271
-for the first stage and RuleRouter-Fuse, .265 for ReAct, .274 for MMA-SFT, .296 for MMA-Auto (p = .003 against MMA-SFT,
-.029 against RuleRouter-Fuse after Holm), .287 for Evidence-linear, .373 for Bayes. Both agents call the right tool
-(under 1% of the calls fail) and score after it, in 2.0 turns. Rounding alone moves so short a training: with another
-order of the same sums MMA-SFT came to .285 and MMA-Auto to .287. alpha, chosen on 60 targets a family, is part of that.
+Took 10:45 minutes with the installation, 9:46 from there, on 2 cores; the scripted methods alone take one. Expect OOMA
+NDCG@10 of .265 for the first stage, .264 for RuleRouter-Fuse, .255 for ReAct, .282 for MMA-SFT (p = .002 against
+RuleRouter-Fuse after Holm), .288 for MMA-Auto (p = .005), .297 for Evidence-linear, .369 for Bayes. Both agents call the
+right tool and score after it, in 2.0 turns. Rounding alone moves so short a training by .01 to .02, and 200 steps of SFT
+with 32 episodes an iteration gave .291 and .298; alpha, chosen on 60 targets a family, is part of that.
 """
 
 from mma_jax.config import generated_world
