@@ -62,7 +62,8 @@ def by_candidate(played: list[Played], alpha: float, tokenizer: Tokenizer) -> li
 def by_level(played: list[Played], alpha: float, tokenizer: Tokenizer, levels: int) -> list[Sequence]:
     """The episodes' sequences, with the tokens that could stand in a score's place and what each would have earned.
 
-    A score that is not one token, or whose token has no twin for every level, has none.
+    A score that is not one token, or whose token has no twin for every level, has none; neither has a map that was not
+    accepted, whose tokens share the turn's penalty.
 
     Args:
         played: any samples of any episodes.
@@ -75,11 +76,11 @@ def by_level(played: list[Played], alpha: float, tokenizer: Tokenizer, levels: i
         length, episode = len(one.sequence), one.trajectory.episode
         choices, worth = np.full((length, levels), -1, np.int32), np.full((length, levels), np.nan, np.float32)
         earned = alternatives(episode.case.scores, one.trajectory.scores, episode.target_position, alpha, levels)
-        for candidate, tokens in _written(one, tokenizer):
-            if len(tokens) == 1 and one.sequence.action[tokens[0]]:
-                found = twins(int(one.sequence.tokens[tokens[0]]))
-                if found:
-                    choices[tokens[0]], worth[tokens[0]] = found, earned[candidate]
+        accepted = np.isfinite(one.trajectory.scores).any()
+        for candidate, (token, *more) in _written(one, tokenizer) if accepted else ():
+            found = () if more or not one.sequence.action[token] else twins(int(one.sequence.tokens[token]))
+            if found:
+                choices[token], worth[token] = found, earned[candidate]
         sequences.append(dataclasses.replace(one.sequence, choices=choices, worth=worth))
     return sequences
 

@@ -114,10 +114,13 @@ def play(
                 rows[n] = new
         return played
 
-    with tqdm(total=len(games), desc=label, leave=False, disable=not label) as bar, ThreadPoolExecutor(lanes) as pool:
+    with tqdm(total=len(games), desc=label, leave=False, disable=not label) as bar:
+        if lanes == 1:  # in this thread, which Ctrl-C reaches at once
+            return lane(games)
         share = -(-len(episodes) // lanes) * samples  # samples of an episode stay together
         parts = [games[start : start + share] for start in range(0, len(games), share)]
-        return [one for part in pool.map(lane, parts) for one in part]
+        with ThreadPoolExecutor(lanes) as pool:
+            return [one for part in pool.map(lane, parts) for one in part]
 
 
 def generate(

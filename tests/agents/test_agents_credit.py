@@ -146,6 +146,16 @@ def test_levels_of_a_score_are_known_where_every_one_is_a_token():
     assert np.isnan(np.delete(found.worth, place, axis=0)).all()
 
 
+def test_a_map_that_was_not_accepted_has_no_levels():
+    """Its score tokens keep the turn's penalty, where equal worths of all levels would excuse them."""
+    case = types.SimpleNamespace(scores=np.array([0.2, 0.3]))
+    episode = types.SimpleNamespace(episode_id="e", target_position=0, case=case)
+    good, bad = (played('{"scores":{"1":5,"2":3}}', scores, episode) for scores in ([5, 3], [np.nan, np.nan]))
+    kept, refused = credit.by_level([good, bad], ALPHA, Letters(), 10)
+    assert (kept.choices[:, 0] >= 0).sum() == 2
+    assert (refused.choices == -1).all() and np.isnan(refused.worth).all()
+
+
 def test_every_score_of_l0_tiny_has_its_levels():
     tokenizer = load_tokenizer(L0_TINY)
     said = [tokenizer.decode([token]) for token in tokenizer.encode('{"scores":{"1":7,"2":0,"3":9}}}')]

@@ -130,6 +130,17 @@ def test_lanes_play_what_one_session_plays(lanes):
         assert one.trajectory.rewards == other.trajectory.rewards
 
 
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_nothing_to_play_is_no_error(lanes):
+    assert run(text_then_score, [], lanes=lanes)[0] == []
+
+
+def test_one_lane_stays_in_the_thread_that_an_interrupt_reaches():
+    threads = []
+    run(lambda seen: threads.append(threading.current_thread()) or text_then_score(seen), [doubles.episode()])
+    assert set(threads) == {threading.main_thread()}
+
+
 def test_lanes_are_under_way_at_the_same_time():
     """Each lane's first completion waits for the other's, which would never come if they took turns."""
     together = threading.Barrier(2, timeout=30)
