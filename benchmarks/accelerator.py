@@ -263,7 +263,7 @@ def prefill_rows(bench: Bench, name: str, model: ActorCritic, sizes: Sizes, rows
     held = [empty_caches(shape, rows, sampler.width(sizes.slots), jnp.bfloat16)]
 
     def run() -> list:
-        held[0] = sampler.prefill(state, tokens, lengths, caches=held[0])
+        held[0] = sampler.prefill(state, tokens, lengths, first=True, caches=held[0])
         return held[0]
 
     first, seconds = timed(run, sizes.repeats)

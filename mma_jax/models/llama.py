@@ -153,10 +153,13 @@ class Block(nnx.Module):
         x = keep(x + self.self_attn.merge(attention.causal(q, k, v, segments)), ROWS, None, None)
         return keep(x + self.mlp(self.post_attention_layernorm(x)), ROWS, None, None)
 
-    def extend(self, x: jax.Array, position: jax.Array, cache: Cache, freq: np.ndarray) -> tuple[jax.Array, Cache]:
+    def extend(
+        self, x: jax.Array, position: jax.Array, cache: Cache, freq: np.ndarray, first: bool
+    ) -> tuple[jax.Array, Cache]:
         q, k, v = self.self_attn.project(self.input_layernorm(x), position, freq)
         cache = Cache(_write(cache.k, k, position[:, 0]), _write(cache.v, v, position[:, 0]))
-        x = keep(x + self.self_attn.merge(attention.cached(q, cache.k, cache.v, position)), ROWS, None, None)
+        attended = attention.causal(q, k, v) if first else attention.cached(q, cache.k, cache.v, position)
+        x = keep(x + self.self_attn.merge(attended), ROWS, None, None)
         return keep(x + self.mlp(self.post_attention_layernorm(x)), ROWS, None, None), cache
 
 
@@ -226,7 +229,9 @@ class Llama(nnx.Module):
             streams.append((recomputed if remat else apply)(block, streams[-1]))
         return streams
 
-    def extend(self, tokens: jax.Array, length: jax.Array, caches: list[Cache]) -> tuple[jax.Array, list[Cache]]:
+    def extend(
+        self, tokens: jax.Array, length: jax.Array, caches: list[Cache], first: bool = False
+    ) -> tuple[jax.Array, list[Cache]]:
         """Hidden states of tokens that continue cached rows.
 
         Args:
@@ -234,6 +239,7 @@ class Llama(nnx.Module):
             length: int32 [B], tokens already in each row's cache. length + T must not exceed S; what padding writes
                 lies behind the row's new length and is overwritten by what comes next.
             caches: one per layer; donate them.
+            first: every row's cache is empty (length 0): the tokens see one another alone, and no slot is read.
 
         Returns:
             [B, T, E], normalised, and the caches.
@@ -241,7 +247,7 @@ class Llama(nnx.Module):
         position = length[:, None] + jnp.arange(tokens.shape[1])
         freq, x, extended = frequencies(self.config), self.embed_tokens(tokens), []
         for block, cache in zip(self.layers, caches, strict=True):
-            x, cache = block.extend(x, position, cache, freq)
+            x, cache = block.extend(x, position, cache, freq, first)
             extended.append(cache)
         return self.norm(x), extended
 

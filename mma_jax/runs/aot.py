@@ -82,7 +82,7 @@ def _sampling(config, mesh, graph, params, frozen) -> dict[str, dict[str, int]]:
     token, chunks, keys = (_given(x, sharding.of_rows(x, mesh)) for x in (token, chunks, keys))
     still = np.float32(0), np.int32(0), token, None  # temperature, rows that may go on, no grammar
     decode = sampler.decode.lower(state, token, token, token, keys, *still, jump=1, caches=caches)
-    prefill = sampler.prefill.lower(state, chunks, token, caches=caches)
+    prefill = sampler.prefill.lower(state, chunks, token, first=False, caches=caches)
     return {f"sampling, {rows} x {slots}": _memory(decode), f"prompts, {rows} x {chunk}": _memory(prefill)}
 
 

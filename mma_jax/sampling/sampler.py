@@ -6,9 +6,9 @@ caches, a batch at a time, runs their queued ids in chunks, decodes, and puts th
 cost nothing and are not touched. The last token of a row is always left in the queue, whether it ended a prompt or was
 sampled: running it is the first step of decoding.
 
-Shapes come from a few buckets, so that little is compiled: once per (chunk, slots) for prompts and per slots for
-decoding, for each grammar anew. A batch is as wide as its own longest row needs, because decoding costs what the cache
-is wide.
+Shapes come from a few buckets, so that little is compiled: once per (chunk, slots) for prompts, once more where these
+begin their rows, and per slots for decoding, for each grammar anew. A batch is as wide as its own longest row needs,
+because decoding costs what the cache is wide.
 
     session = sampler.open(state, rows=64, slots=512)
     session.extend([0], [system_prompt])
@@ -83,7 +83,7 @@ class Sampler:
         self.slots_buckets, self.chunk_buckets = sorted(slots_buckets), sorted(chunk_buckets)
         graphdef = nnx.graphdef(model)
         prefill = placement.program(functools.partial(step.prefill, graphdef))
-        self.prefill = jax.jit(prefill, donate_argnames="caches")
+        self.prefill = jax.jit(prefill, static_argnames="first", donate_argnames="caches")
         self.decode = jax.jit(
             functools.partial(step.decode, graphdef, self.stop_ids), static_argnames="jump", donate_argnames="caches"
         )
@@ -270,12 +270,13 @@ class Session:
             chunk = self._chunk(most, width - max(self._cached[row] for row in batch))
             tokens = np.zeros((self._block, chunk), np.int32)
             lengths = self._padded([self._cached[row] for row in batch])
+            first = not lengths.any()
             for i, row in enumerate(batch):
                 piece = self._queue[row][:-1][:chunk]
                 tokens[i, : len(piece)] = piece
                 self._queue[row] = self._queue[row][len(piece) :]
                 self._cached[row] += len(piece)
-            caches = self._sampler.prefill(self._state, tokens, lengths, caches=caches)
+            caches = self._sampler.prefill(self._state, tokens, lengths, first=first, caches=caches)
         return caches
 
     def _chunk(self, most: int, room: int) -> int:

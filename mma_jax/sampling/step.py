@@ -40,13 +40,14 @@ def permute(caches: list[Cache], sources: jax.Array) -> list[Cache]:
 
 
 def prefill(
-    graphdef: nnx.GraphDef, state: nnx.State, tokens: jax.Array, length: jax.Array, caches: list[Cache]
+    graphdef: nnx.GraphDef, state: nnx.State, tokens: jax.Array, length: jax.Array, first: bool, caches: list[Cache]
 ) -> list[Cache]:
-    """Append tokens [R, T], padded on the right, to rows of `length` [R]; donate the caches [R, K, W, D].
+    """Append tokens [R, T], padded on the right, to rows of `length` [R]; donate the caches [R, K, W, D]. With `first`
+    all rows are empty.
 
     No logits are computed: the last token of a prompt is left to `decode`.
     """
-    return _trunk(nnx.merge(graphdef, state)).extend(tokens, length, caches)[1]
+    return _trunk(nnx.merge(graphdef, state)).extend(tokens, length, caches, first)[1]
 
 
 class Decoding(NamedTuple):

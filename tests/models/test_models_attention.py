@@ -79,6 +79,14 @@ def test_cached_equals_brute_force(length):
     np.testing.assert_allclose(found, brute_force(q, k, v, visible), atol=1e-5)
 
 
+def test_a_single_query_sees_the_same_on_an_accelerator(monkeypatch):
+    q, k, v = inputs(batch=3, length=1, heads=6, kv_heads=2, slots=40)
+    arguments = q, k.swapaxes(1, 2), v.swapaxes(1, 2), np.array([[0], [17], [39]])
+    expected = attention.cached(*arguments)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_allclose(attention.cached(*arguments), expected, atol=1e-6)
+
+
 def test_gradients_equal_those_of_a_plain_softmax():
     q, k, v = inputs(batch=2, length=135, heads=2, kv_heads=2)
     pull = np.random.default_rng(1).standard_normal(q.shape, np.float32)

@@ -41,7 +41,7 @@ def forward(model):
 @pytest.fixture(scope="module")
 def extend(model):
     graphdef, state = nnx.split(model)
-    return jax.jit(lambda *inputs: nnx.merge(graphdef, state).extend(*inputs))
+    return jax.jit(lambda *inputs: nnx.merge(graphdef, state).extend(*inputs), static_argnums=3)
 
 
 def tokens(*shape, seed=0):
@@ -142,6 +142,17 @@ def test_ragged_chunks_equal_the_whole(forward, extend):
     whole = np.asarray(forward(rows))
     for row, sizes in enumerate(chunks):
         np.testing.assert_allclose(found[row], whole[row, : sum(sizes)], atol=1e-5)
+
+
+def test_first_tokens_read_no_slot_and_leave_what_others_leave(forward, extend):
+    """Slots of an empty row may hold anything; what is written must serve the tokens that follow."""
+    rows, none = tokens(3, 20), np.zeros(3, np.int32)
+    full = [Cache(*(jnp.full((3, 2, SLOTS, 8), jnp.nan),) * 2) for _ in range(SMALL.layers)]
+    hidden, caches = extend(rows[:, :12], none, full, True)
+    np.testing.assert_allclose(hidden, np.asarray(forward(rows))[:, :12], atol=1e-5)
+    _, expected = extend(rows[:, :12], none, llama.empty_caches(SMALL, rows=3, slots=SLOTS), False)
+    for ours, theirs in zip(jax.tree.leaves(caches), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours[:, :, :12], theirs[:, :, :12], atol=1e-5)
 
 
 def test_token_by_token_equals_the_whole(forward, extend):
