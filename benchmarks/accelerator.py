@@ -306,7 +306,7 @@ def gradient(bench: Bench, name: str, base: Llama, sizes: Sizes) -> None:
     held = []
 
     def run() -> dict:
-        total, figures = program(zeros(), params, frozen, *inputs)
+        total, figures, _ = program(zeros(), params, frozen, *inputs)
         held[:] = [norm_of(total), figures["loss"]]
         return held
 

@@ -3,8 +3,10 @@
     python benchmarks/ppo.py --shapes=l0_tiny,d512
 
 Episodes of 2,048 tokens in three turns, 600 of the tokens actions; LoRA on q and v, value head, one Adam step over
-micro-batches of four: the policy's and the reference's log-probabilities, entropies and values, GAE, then loss and
-gradient. Both compute logits at action tokens alone. Both start from the same weights, so what they tell of round 0
+micro-batches of four: GAE, then loss and gradient, entropies and the KL to the reference. torch does as TRL does: the
+policy's and the reference's log-probabilities and the values in passes of their own before. Ours takes the first and
+the last from where they are known already (the gradient's own forward pass; the sampler), and asks the reference about
+every fourth micro-batch, since nothing is paid for the KL. Both compute logits at action tokens alone. Both start from the same weights, so what they tell of round 0
 (gradient norm, entropy) has to agree. "siblings" has the same episodes as four samples of each prompt, which the
 first 1,248 tokens then are shared by: ours computes them once.
 """
@@ -107,9 +109,18 @@ def ours(folder: pathlib.Path):
             update = ppo.make_update(graph, config, (LENGTH, PACKED), len(TURNS), folder)
             updates[task] = update, ppo.init(params, config)
         update, state = updates[task]
+        # a rollout's sampler tells V, which is 0 before the first update
         rows = [
             Sequence(
-                ids, turn >= 0, turn, starts, rewards, np.zeros(LENGTH, np.float32), f"e{n // config.samples}", "full"
+                ids,
+                turn >= 0,
+                turn,
+                starts,
+                rewards,
+                np.zeros(LENGTH, np.float32),
+                f"e{n // config.samples}",
+                "full",
+                values=np.zeros(len(TURNS), np.float32),
             )
             for n, (ids, rewards) in enumerate(zip(*episodes(folder, task), strict=True))
         ]

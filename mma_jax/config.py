@@ -150,7 +150,7 @@ def base() -> ConfigDict:
     config.ppo.micro_batch = 16  # sequences computed at once
     config.ppo.remat = False  # recompute blocks in the backward pass: less memory, a third more time
     config.ppo.temperature = 0.2  # of policy, reference and entropy
-    config.ppo.kl = 0.0  # weight of the divergence from MMA-SFT
+    config.ppo.kl = 0.0  # weight of the divergence from MMA-SFT; 0: it is logged, from every fourth micro-batch
     config.ppo.entropy = 0.0  # weight of the entropy
     config.ppo.max_grad_norm = 1.0
     config.ppo.whiten = True  # advantages, over the turns of an iteration

@@ -188,10 +188,10 @@ class Transcript:
         self.logprobs += logprobs
         self.end = len(self.tokens)
 
-    def sequence(self, episode: Episode, rewards: list[float]) -> Sequence:
+    def sequence(self, episode: Episode, rewards: list[float], values: list[float] = ()) -> Sequence:
         """For learning, up to the last completion: what was read after it no turn has seen.
 
-        Every turn must have written something.
+        Every turn must have written something. values: of the turns, nan without a value head; () if nobody asked it.
         """
         turn = np.array(self.turn[: self.end], np.int32)
         return Sequence(
@@ -202,6 +202,7 @@ class Transcript:
             rewards=np.array(rewards, np.float32),
             logprobs=np.array(self.logprobs[: self.end], np.float32),
             rules=np.array(self.rules[: self.end], np.int32),
+            values=np.array(values, np.float32) if np.isfinite(values).all() and len(values) else None,
             episode=episode.episode_id,
             family=episode.family,
         )
@@ -336,5 +337,7 @@ class _Row:
 
     def played(self) -> Played:
         trajectory = Trajectory(self.episode, self.prompt, tuple(self.turns), self.stop_reason, self.scores)
-        sampled = all(turn.tokens for turn in self.turns)
-        return Played(trajectory, self.transcript.sequence(self.episode, trajectory.rewards) if sampled else None)
+        if not all(turn.tokens for turn in self.turns):
+            return Played(trajectory, None)
+        values = [turn.value for turn in self.turns]
+        return Played(trajectory, self.transcript.sequence(self.episode, trajectory.rewards, values))

@@ -22,10 +22,10 @@ LENGTHS = (16, 64, 256)
 class Old(NamedTuple):
     """What was true before the iteration's first update, by row; figures are in nats."""
 
-    logprobs: np.ndarray  # float32 [N, T], of pi_old
-    reference: np.ndarray  # float32 [N, T], of the SFT policy
-    entropy: np.ndarray  # float32 [N, T]
-    values: np.ndarray  # float32 [N, M]
+    logprobs: np.ndarray | None  # float32 [N, T], of pi_old; None: the policy being trained still is pi_old
+    reference: np.ndarray | None  # float32 [N, T], of the SFT policy, nan where nobody looked; None: it does not count
+    entropy: np.ndarray | None  # float32 [N, T]
+    values: np.ndarray | None  # float32 [N, M]
     choices: np.ndarray | None = None  # float32 [N, T, L], of pi_old, for batch.choices
 
 
@@ -117,7 +117,8 @@ def objective(
     Args:
         logprobs, entropy: float32 [N, T] under the parameters being trained.
         values: float32 [N, M].
-        batch, old, goal: the same rows.
+        batch, goal: the same rows.
+        old: their logprobs, reference and choices; the reference may only be None where config.kl is 0.
         counts: action tokens and turns of the minibatch.
         config: config.ppo.
         choices: float32 [N, T, L], of batch.choices under the parameters being trained.
@@ -125,9 +126,13 @@ def objective(
     Returns:
         The share, and shares of figures that add up over micro-batches (`ratio_max` excepted).
     """
-    turns = batch.turn_mask.shape[1]
+    turns, before = batch.turn_mask.shape[1], old.logprobs
+    if before is None:
+        before, choices_before = jax.lax.stop_gradient((logprobs, choices))
+    else:
+        choices_before = old.choices
     log_ratios = functools.partial(losses.log_ratios, turns=turns, kind=config.ratio)
-    ratio = jnp.exp(jax.vmap(log_ratios)(logprobs, old.logprobs, batch.turn))
+    ratio = jnp.exp(jax.vmap(log_ratios)(logprobs, before, batch.turn))
     length = jax.vmap(lambda turn: losses.by_turn(jnp.ones(turn.shape), turn, turns))(batch.turn)
     advantages, mask, unit = goal.advantages, batch.turn_mask, "turns"
     if config.ratio == "token":
@@ -141,12 +146,13 @@ def objective(
 
     gained = losses.surrogate(ratio, advantages, config.clip)
     if choices is not None:
-        expected = expected_surrogate(choices, old.choices, goal.worth, config.clip)
+        expected = expected_surrogate(choices, choices_before, goal.worth, config.clip)
         gained = jnp.where(batch.choices[..., 0] >= 0, expected, gained)
     policy_loss = -mean(gained, mask, unit)
     value_loss = mean(losses.squared_error(values, goal.returns), batch.turn_mask, "turns")
-    kl = mean(losses.k3(logprobs, old.reference), batch.action, "tokens")
-    loss = policy_loss + value_loss + config.kl * kl - config.entropy * mean(entropy, batch.action, "tokens")
+    loss = policy_loss + value_loss - config.entropy * mean(entropy, batch.action, "tokens")
+    if config.kl:
+        loss += config.kl * mean(losses.k3(logprobs, old.reference), batch.action, "tokens")
 
     in_bin = mask & (jnp.digitize(length, np.array(LENGTHS), right=True) == np.arange(len(LENGTHS) + 1)[:, None, None])
     outside = jnp.abs(ratio - 1) > config.clip
@@ -163,20 +169,22 @@ def objective(
 def describe(sequences: list[Sequence], batch: Batch, old: Old, goal: Targets) -> dict[str, float]:
     """Figures of an iteration's episodes before the first update.
 
-    `kl` and `entropy` are per action token, on the policy's own samples; `dlogp_*` is how far the sampler's
-    log-probabilities are from the trainer's; explained variance is 1 - var(G - V) / var(G) over turns.
+    `kl` and `entropy` are per action token, on the policy's own samples, `kl` of those that the reference was asked
+    about; `dlogp_*` is how far the sampler's log-probabilities are from the trainer's; explained variance is
+    1 - var(G - V) / var(G) over turns.
     """
     action, turn = batch.action, batch.turn_mask
     earned = batch.rewards.sum(1)[: len(sequences)]
     mismatch = np.abs(old.logprobs - batch.logprobs)[action]
     to_go, values = goal.to_go[turn], old.values[turn]
+    compared = action & np.isfinite(old.reference)
     figures = {
         "reward": earned.mean(),
         "reward_std": earned.std(),
         "turns": turn.sum() / len(sequences),
         "tokens": action.sum() / len(sequences),
         "entropy": old.entropy[action].mean(),
-        "kl": np.asarray(losses.k3(old.logprobs, old.reference))[action].mean(),
+        "kl": np.asarray(losses.k3(old.logprobs, old.reference))[compared].mean(),
         "value": values.mean(),
         "explained_variance": 1 - (to_go - values).var() / to_go.var() if to_go.var() > 0 else np.nan,
         "dlogp_p95": np.quantile(mismatch, 0.95),

@@ -9,7 +9,8 @@ N = episodes of an iteration, T = tokens, M = turns at most.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from mma_jax.learning import interrupts, losses
 from mma_jax.learning.checkpoint import Checkpoints
 from mma_jax.learning.objective import Old, Targets, add_up, describe, fractions, mean, objective, targets
 from mma_jax.learning.panel import Panel
-from mma_jax.learning.sequences import Batch, Sequence, bucket_of, pad, siblings
+from mma_jax.learning.sequences import Batch, Sequence, bucket_of, pad, siblings, stack
 from mma_jax.learning.sharing import Packed, share
 from mma_jax.learning.state import TrainState, adam, apply, copy, create, for_policy_and_value, stop_if_stuck
 from mma_jax.models.sharding import HERE, Placement
@@ -36,6 +37,9 @@ BASELINES = ("value", "siblings")
 CREDITS = ("turn", "candidate", "level")
 """Whose advantage a token has: its turn's; where it wrote a candidate's score, what that score was worth beside its
 siblings'; or there every level's, weighed by the policy."""
+
+SPARSE = 4
+"""Of so many micro-batches the reference sees one, where its divergence is only logged."""
 
 Collect = Callable[[nnx.State, int], tuple[list[Sequence], dict[str, float]]]
 """collect(params, iteration) -> sequences of config.prompts episodes x config.samples, and what else it measured."""
@@ -89,8 +93,8 @@ def make_passes(
     Returns:
         measure(params, frozen, batch, packed) -> (log-probabilities [N, T], entropies [N, T], values [N, M], and log-
         probabilities of batch.choices [N, T, L] if there are any), and
-        accumulate(total, params, frozen, batch, packed, old, goal, counts) -> (total + gradient, figures), which
-        consumes `total`. The arguments are as in `objective`.
+        accumulate(total, params, frozen, batch, packed, old, goal, counts) -> (total + gradient, figures, log-
+        probabilities and entropies), which consumes `total`. The arguments are as in `objective`.
     """
 
     def forward(params: nnx.State, frozen: nnx.State, batch: Batch, packed: Packed) -> tuple[jax.Array, ...]:
@@ -107,14 +111,14 @@ def make_passes(
     def loss_fn(params, frozen, batch: Batch, packed: Packed, old: Old, goal: Targets, counts: dict):
         logprobs, entropy, values, *choices = forward(params, frozen, batch, packed)
         loss, figures = objective(logprobs, entropy, values, batch, old, goal, counts, config, *choices)
-        return loss, {"loss": loss, **figures}
+        return loss, ({"loss": loss, **figures}, (logprobs, entropy))
 
     measure = jax.jit(placement.program(forward))
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def accumulate(total: nnx.State, params: nnx.State, frozen: nnx.State, *inputs: Any) -> tuple[nnx.State, dict]:
-        gradient, figures = placement.program(jax.grad(loss_fn, has_aux=True))(params, frozen, *inputs)
-        return jax.tree.map(jnp.add, total, gradient), figures
+    def accumulate(total: nnx.State, params: nnx.State, frozen: nnx.State, *inputs: Any) -> tuple:
+        gradient, (figures, seen) = placement.program(jax.grad(loss_fn, has_aux=True))(params, frozen, *inputs)
+        return jax.tree.map(jnp.add, total, gradient), figures, seen
 
     return measure, accumulate
 
@@ -134,6 +138,10 @@ def make_update(
     the same length, whose gradients are summed; what they are divided by is counted over the whole minibatch, so the
     split changes nothing. What samples of an episode begin with is computed once (`sharing`); a micro_batch that is a
     multiple of config.samples keeps them together.
+
+    Where an iteration has a single update and the sampler told its values, that update's own forward pass is pi_old's:
+    a ratio is 1 wherever the gradient is taken. Otherwise the policy gets a pass of its own before. The reference gets
+    one of all micro-batches where its divergence is paid for, and of every fourth for the log.
 
     Args:
         graphdef: of the ActorCritic, split by heads.TRAINABLE.
@@ -163,26 +171,33 @@ def make_update(
     def apply_sum(state: TrainState, loss: jax.Array, gradient: nnx.State, learn_policy: bool):
         return apply(optimizer, state, loss, gradient, learn_policy)
 
-    def parts(batch: Batch, rows: np.ndarray, lengths: np.ndarray, group: np.ndarray) -> Iterator[tuple]:
-        """(rows, width, their batch, packed) of each micro-batch."""
-        for micro, width in micro_batches(rows, lengths, group, config.micro_batch, buckets):
+    def parts(
+        batch: Batch, rows: np.ndarray, lengths: np.ndarray, group: np.ndarray, every: int = 1
+    ) -> Iterator[tuple]:
+        """(rows, width, their batch, packed) of each micro-batch, or one of so many."""
+        split = micro_batches(rows, lengths, group, config.micro_batch, buckets)
+        for micro, width in itertools.islice(split, 0, None, every):
             part = crop(batch, micro, width)
             packs = -(-config.micro_batch // config.samples)
             packed = share(part.tokens, lengths[micro], group[micro], packs, buckets)
             yield micro, width, placement.rows(part), placement.rows(packed)
 
-    def look(params: nnx.State, reference: nnx.State, frozen: nnx.State, batch: Batch, *shape: np.ndarray) -> Old:
+    def look(
+        params: nnx.State | None, reference: nnx.State, frozen: nnx.State, batch: Batch, *shape: np.ndarray
+    ) -> Old:
+        """Before the first update; without `params` only the reference looks, and the rest is left at 0."""
         old = Old(
-            *(np.zeros(batch.tokens.shape, np.float32) for _ in range(3)),
+            *(np.full(batch.tokens.shape, fill, np.float32) for fill in (0, np.nan, 0)),
             np.zeros(batch.rewards.shape, np.float32),
-            None if batch.choices is None else np.zeros(batch.choices.shape, np.float32),
+            None if batch.choices is None or params is None else np.zeros(batch.choices.shape, np.float32),
         )
-        for rows, _, *part in parts(batch, np.arange(len(batch.tokens) - 1), *shape):
-            mine, theirs = placement.fetch((measure(params, frozen, *part), measure(reference, frozen, *part)))
-            found = Old(mine[0], theirs[0], *mine[1:])
-            for field, part in zip(old, found, strict=True):
-                if field is not None:
-                    field[rows, : part.shape[1]] = part
+        everything = np.arange(len(batch.tokens) - 1)
+        for rows, _, *part in parts(batch, everything, *shape, every=1 if config.kl else SPARSE):
+            _fill((old.reference,), rows, placement.fetch(measure(reference, frozen, *part)))
+        if params is not None:
+            for rows, _, *part in parts(batch, everything, *shape):
+                found = placement.fetch(measure(params, frozen, *part))
+                _fill((old.logprobs, old.entropy, old.values, old.choices), rows, found)
         return old
 
     def update(
@@ -196,7 +211,13 @@ def make_update(
         count, group = len(sequences), np.append(siblings(sequences), len(sequences)).astype(np.int32)
         lengths = np.array([*map(len, sequences), 0])
         batch = pad(sequences, buckets, turns, rows=count + 1)  # the last row is empty: it fills up micro-batches
-        old = look(state.params, reference, frozen, batch, lengths, group)
+        once = config.epochs * config.minibatches == 1 and all(s.values is not None for s in sequences)
+        old = look(None if once else state.params, reference, frozen, batch, lengths, group)
+        if once:
+            _fill(
+                (old.values,), np.arange(count), (stack((s.values for s in sequences), (count, turns), 0, np.float32),)
+            )
+        given = Old(None if once else old.logprobs, old.reference if config.kl else None, None, None, old.choices)
         goal = jax.device_get(
             targets(
                 batch,
@@ -208,7 +229,7 @@ def make_update(
                 whiten=config.whiten,
             )
         )
-        figures = [describe(sequences, batch, old, goal)]
+        figures = []
         for _ in range(config.epochs):
             for chosen in np.array_split(rng.permutation(np.unique(group[:count])), config.minibatches):
                 rows = np.flatnonzero(np.isin(group, chosen))
@@ -216,18 +237,29 @@ def make_update(
                     "tokens": np.float32(batch.action[rows].sum()),
                     "turns": np.float32(batch.turn_mask[rows].sum()),
                 }
-                total, shares = jax.tree.map(jnp.zeros_like, state.params), []
+                total, shares, seen = jax.tree.map(jnp.zeros_like, state.params), [], []
                 for micro, width, *part in parts(batch, rows, lengths, group):
-                    aims = (placement.rows(crop(aim, micro, width)) for aim in (old, goal))
-                    total, figured = accumulate(total, state.params, frozen, *part, *aims, counts)
+                    aims = (placement.rows(crop(aim, micro, width)) for aim in (given, goal))
+                    total, figured, *told = accumulate(total, state.params, frozen, *part, *aims, counts)
                     shares.append(figured)
+                    seen.append((micro, *told))
+                if once:
+                    for micro, told in seen:
+                        _fill((old.logprobs, old.entropy), micro, placement.fetch(told))
                 summed = add_up(jax.device_get(shares))
                 state, norms = apply_sum(state, summed["loss"], total, not value_only)
                 stop_if_stuck(state, config.nonfinite_limit, _arrays(batch, old, goal, rows), directory)
                 figures.append({**fractions(summed), **jax.device_get(norms)})
-        return state, mean(figures)
+        return state, mean([describe(sequences, batch, old, goal), *figures])
 
     return update
+
+
+def _fill(fields: Iterable[np.ndarray | None], rows: np.ndarray, found: Iterable[np.ndarray]) -> None:
+    """Put what was found of some rows, [n, width, ...] each, into fields [N, T, ...] at least as wide."""
+    for field, part in zip(fields, found, strict=False):
+        if field is not None:
+            field[rows, : part.shape[1]] = part
 
 
 def micro_batches(

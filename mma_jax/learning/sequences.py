@@ -30,6 +30,7 @@ class Sequence:
     rules: np.ndarray | None = None  # int32 [T], what a grammar allowed where the token stands; 0, None: everything
     choices: np.ndarray | None = None  # int32 [T, L], tokens that could have stood there, -1 where it is not known
     worth: np.ndarray | None = None  # float32 [T, L], what each would have earned, nan where it is not known
+    values: np.ndarray | None = None  # float32 [n], V(H) at `starts` as the sampler computed it; None: not known
 
     def __post_init__(self) -> None:
         """Raises ValueError where the fields contradict each other, which would train on the wrong tokens."""

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from mma_jax.learning import sequences
 from mma_jax.types import InputError
 
-_ARRAYS = ("tokens", "action", "turn", "starts", "rewards", "logprobs", "credit", "rules", "choices", "worth")
+_ARRAYS = ("tokens", "action", "turn", "starts", "rewards", "logprobs", "credit", "rules", "choices", "worth", "values")
 
 
 def join(coordinator: str, count: int, index: int, heartbeat: int) -> None:

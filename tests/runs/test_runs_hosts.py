@@ -170,8 +170,9 @@ def test_sequences_survive_the_wire():
         np.arange(5, dtype=np.int32),
         np.arange(15, dtype=np.int32).reshape(5, 3),
         np.linspace(0, 1, 15, dtype=np.float32).reshape(5, 3),
+        np.array([0.25], np.float32),
     )
-    plain = dataclasses.replace(one, episode="b", family="x", credit=None, choices=None, worth=None)
+    plain = dataclasses.replace(one, episode="b", family="x", credit=None, choices=None, worth=None, values=None)
     found = hosts._unpack(hosts._pack([one, plain]))
     for sent, got in zip((one, plain), found, strict=True):
         assert (sent.episode, sent.family) == (got.episode, got.family)
