@@ -6,9 +6,9 @@ Episodes of 2,048 tokens in three turns, 600 of the tokens actions; LoRA on q an
 micro-batches of four: GAE, then loss and gradient, entropies and the KL to the reference. torch does as TRL does: the
 policy's and the reference's log-probabilities and the values in passes of their own before. Ours takes the first and
 the last from where they are known already (the gradient's own forward pass; the sampler), and asks the reference about
-every fourth micro-batch, since nothing is paid for the KL. Both compute logits at action tokens alone. Both start from the same weights, so what they tell of round 0
-(gradient norm, entropy) has to agree. "siblings" has the same episodes as four samples of each prompt, which the
-first 1,248 tokens then are shared by: ours computes them once.
+every fourth micro-batch, since nothing is paid for the KL. Both compute logits at action tokens alone, and start from
+the same weights, so what they tell of round 0 (gradient norm, entropy) has to agree. "siblings" has the same episodes
+as four samples of each prompt, which the first 1,248 tokens then are shared by: ours computes them once.
 """
 
 from __future__ import annotations

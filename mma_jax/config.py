@@ -57,6 +57,7 @@ def base() -> ConfigDict:
     config.pool = ConfigDict()
     config.pool.kind = "calibrated"  # calibrated | paper
     config.pool.size = 100  # B
+    config.pool.negatives = "all"  # all | popularity: as popular as training targets, so that popularity tells nothing
 
     config.episodes = ConfigDict()
     config.episodes.train = 2000  # sampled targets per part; every family plays the same ones

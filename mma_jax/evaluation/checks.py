@@ -45,6 +45,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.drop_modality": tuple(thinning.MODALITIES),
     "data.drop_kind": thinning.KINDS,
     "pool.kind": pools.KINDS,
+    "pool.negatives": pools.NEGATIVES,
     "evidence.parts": ("train", "all"),
     "env.count": ("estimate", "model"),
     "model.dtype": ("float32", "bfloat16"),

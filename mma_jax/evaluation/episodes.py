@@ -87,10 +87,10 @@ def first_occurrences(interactions: Interactions, positive: np.ndarray, parts: n
 
 
 def sample(dataset: Dataset, histories: Histories, eligible: np.ndarray, config, part: str) -> Sampled:
-    """Targets of a part, among its `eligible` interactions (bool [N])."""
+    """Targets of a part, among its `eligible` interactions (int64 [n], sorted)."""
     count = config.episodes[part]
     log, longest = dataset.interactions, config.data.max_history
-    rows = sample_targets(np.flatnonzero(eligible), log.user, count, config.episodes.per_user, config.seed)
+    rows = sample_targets(eligible, log.user, count, config.episodes.per_user, config.seed)
     queries = []
     for row in rows:
         seen = histories.before(row)

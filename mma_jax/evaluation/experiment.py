@@ -6,6 +6,7 @@ evaluate, report) begins where the last one ended. Episodes depend on (config, d
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import math
@@ -132,9 +133,31 @@ class Experiment:
 
     @functools.cache  # noqa: B019
     def sampled(self, part: str) -> episode_builder.Sampled:
+        eligible = self.targets(part)
+        found = episode_builder.sample(self.dataset, self.histories, eligible, self.config, part)
+        if self.config.pool.negatives == "all":
+            return found
+        weights = self._density[self._popularity_ranks(part)]
+        size, seed = self.config.pool.size, self.config.seed
+        queries = [pools.matched(query, weights, size, seed) for query in found.queries]
+        return dataclasses.replace(found, queries=queries)
+
+    @functools.cached_property
+    def _density(self) -> np.ndarray:
+        """How often an item of each popularity rank is a training target, float64 [I]."""
+        items = self.dataset.interactions.item[self.targets("train")]
+        return pools.target_density(self._popularity_ranks("train")[items], len(self.dataset.catalog))
+
+    def _popularity_ranks(self, part: str) -> np.ndarray:
+        """int64 [I], by what a part's evidence knows."""
+        items = self.dataset.interactions.item[self.view_rows(part)]
+        counts = np.bincount(items, minlength=len(self.dataset.catalog))
+        return pools.popularity_ranks(counts, self.config.seed)
+
+    def targets(self, part: str) -> np.ndarray:
+        """int64: interactions that targets of a part may be sampled from."""
         first = episode_builder.first_occurrences(self.dataset.interactions, self.positive, self.parts)
-        eligible = first & (self.parts == episode_builder.PARTS[part])
-        return episode_builder.sample(self.dataset, self.histories, eligible, self.config, part)
+        return np.flatnonzero(first & (self.parts == episode_builder.PARTS[part]))
 
     @functools.cache  # noqa: B019
     def distribution(self, family: str) -> np.ndarray:

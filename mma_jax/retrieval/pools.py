@@ -15,6 +15,11 @@ A target-positive pool holds the target and B - 1 hard negatives. Three kinds:
 
 Ties are broken by a seeded shuffle that knows nothing of the target, both when items are ordered and
 again when ranks within the pool are written down; otherwise a block of tied items would leak the drawn rank.
+
+Targets are more popular than the catalogue, so whoever knows a candidate's popularity, even where a mask hides it (a
+model that has memorised the catalogue does), ranks well without any taste. With `pool.negatives=popularity` every query
+plays in a sample of the catalogue that is as popular as training targets are (`matched`); pools of the target-positive
+kinds are made as if there were nothing else.
 """
 
 from __future__ import annotations
@@ -27,6 +32,11 @@ from scipy import optimize, special
 KINDS = ("calibrated", "paper")
 """The target-positive kinds."""
 
+NEGATIVES = ("all", "popularity")
+"""What a target-positive pool's negatives are taken from: every item, or a sample as popular as targets are."""
+
+BINS = 10  # of `target_density`
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Query:
@@ -37,12 +47,18 @@ class Query:
     known: np.ndarray  # int32 [P] the user's positives in the target's part and before, later ones too: never negatives
     target: int
     key: int  # seeds every random choice of this query
+    absent: np.ndarray | None = None  # int32 items that `matched` has left out of the catalogue
 
     @property
     def no_negatives(self) -> np.ndarray:
         """Items that a target-positive pool may not hold beside the target."""
-        items = np.concatenate([self.seen, self.known])
+        items = np.concatenate([self.outside, self.known])
         return items[items != self.target]
+
+    @property
+    def outside(self) -> np.ndarray:
+        """Items that are no candidates at all in a target-positive pool's catalogue."""
+        return self.seen if self.absent is None else np.concatenate([self.seen, self.absent])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,6 +129,40 @@ def rank_distribution(ranks: np.ndarray, size: int) -> np.ndarray:
     return special.softmax(-exponent * log_rank)
 
 
+def popularity_ranks(counts: np.ndarray, seed: int) -> np.ndarray:
+    """Rank of each item by how often it was taken, 0 the most popular, ties in random order. int64 [I]."""
+    ranks = np.empty(len(counts), np.int64)
+    ranks[np.lexsort((np.random.default_rng(seed).permutation(len(counts)), -counts))] = np.arange(len(counts))
+    return ranks
+
+
+def target_density(ranks: np.ndarray, items: int) -> np.ndarray:
+    """How often an item of each popularity rank is a target, as a histogram of BINS bins with equally many targets.
+
+    ranks: int64 [n], popularity ranks of training targets, at least one. Returns float64 [items], above 0.
+    """
+    edges = np.unique(np.append(np.quantile(ranks, np.arange(BINS) / BINS).astype(np.int64), items))
+    edges[0] = 0
+    sizes = np.diff(edges)
+    return np.repeat(np.histogram(ranks, edges)[0] / sizes, sizes)
+
+
+def matched(query: Query, weights: np.ndarray, size: int, seed: int) -> Query:
+    """The query with a sample of the catalogue, each item kept or not for itself, with a chance in proportion to its
+    weight; the largest weight is kept for certain, and no fewer items than a pool needs.
+
+    Args:
+        query: its `absent` is replaced.
+        weights: float64 [I], above 0, `target_density` at each item's rank.
+        size: of the pool.
+        seed: with the query's key, of the sample.
+    """
+    possible = np.setdiff1d(np.arange(len(weights)), np.append(query.no_negatives, query.target))
+    draws = seeded(seed, query.key, 1).random(len(possible)) / weights[possible] * weights.max()
+    kept = max(size - 1, int((draws < 1).sum()))
+    return dataclasses.replace(query, absent=possible[np.argsort(draws)[kept:]].astype(np.int32))
+
+
 def build_pool(
     kind: str, scores: np.ndarray, query: Query, size: int, distribution: np.ndarray | None, seed: int
 ) -> Pool:
@@ -121,7 +171,8 @@ def build_pool(
     scores: float32 [I] finite first-stage scores. distribution: float64 [size], for kind "calibrated" only.
     """
     rng = seeded(seed, query.key)
-    order = catalog_order(scores, query.seen[query.seen != query.target], rng)
+    excluded = query.seen if kind == "top" else query.outside
+    order = catalog_order(scores, excluded[excluded != query.target], rng)
     recalled = bool((order[:size] == query.target).any())
     if kind == "top":
         return _finish(order[:size], scores, recalled, window=False, rng=rng)

@@ -113,7 +113,7 @@ def plan(made: Experiment) -> None:
         ("run", config.run),
         ("methods", f"{len(names)}: {', '.join(names)}"),
         *((f"families of {protocol}", ", ".join(made.families(protocol))) for protocol in made.protocols),
-        ("pool", f"{config.pool.kind}, B = {config.pool.size}"),
+        ("pool", f"{config.pool.kind}, B = {config.pool.size}, negatives: {config.pool.negatives}"),
         ("targets sampled, played by every family", ", ".join(f"{part} {count:,}" for part, count in targets.items())),
         ("image encoder", config.images.encoder),
         ("largest array", f"first-stage scores {CHUNK} x {items:,} float32, {CHUNK * items * 4 / 2**20:.0f} MiB"),

@@ -47,6 +47,17 @@ def test_training_knows_nothing_held_out(held_out):
     assert_blind(held_out, training)
 
 
+def test_what_negatives_are_matched_to_knows_nothing_held_out(held_out, tmp_path):
+    pair = []
+    for number, made in enumerate(held_out):
+        config = made.config.copy_and_resolve_references()
+        config.pool.negatives = "popularity"
+        pair.append(Experiment(config, tmp_path / str(number), colors))
+    assert_blind(tuple(pair), lambda made: training(made) | {"density": made._density})
+    thinned = [len(query.absent) for query in pair[0].sampled("train").queries]
+    assert len(thinned) > 20 and min(thinned) > 0
+
+
 def test_validation_knows_nothing_of_the_test_part(test_only):
     assert_blind(test_only, lambda made: evidence(made) | training(made) | episodes(made, "valid"))
 

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from mma_jax.metrics import ranking
-from mma_jax.retrieval.pools import Query, build_pool, catalog_order, rank_distribution, target_ranks
+from mma_jax.retrieval.pools import (
+    Query,
+    build_pool,
+    catalog_order,
+    matched,
+    popularity_ranks,
+    rank_distribution,
+    target_density,
+    target_ranks,
+)
 
 
 def query(target, key=0, history=(), known=()):
@@ -142,3 +151,62 @@ def test_seeded():
     a = build_pool("calibrated", SCORES, query(30, key=5), 10, np.full(10, 0.1), seed=1)
     b = build_pool("calibrated", SCORES, query(30, key=5), 10, np.full(10, 0.1), seed=1)
     assert (a.items == b.items).all() and (a.ranks == b.ranks).all()
+
+
+@pytest.fixture(scope="module")
+def popular():
+    """(counts int [300], weights float64 [300], 2,000 targets drawn by popularity): a long tail."""
+    counts = np.round(1000 / (1 + np.arange(300)) ** 0.8).astype(int)
+    drawn = np.random.default_rng(0).choice(300, size=(2, 2000), p=counts / counts.sum())
+    ranks = popularity_ranks(counts, seed=0)
+    return counts, target_density(ranks[drawn[0]], 300)[ranks], drawn[1]
+
+
+def test_popularity_ranks_shuffle_ties():
+    counts = np.array([5, 9, 0, 5, 5])
+    ranks = [popularity_ranks(counts, seed) for seed in range(60)]
+    assert all(rank[1] == 0 and rank[2] == 4 for rank in ranks)
+    assert {int(rank[3]) for rank in ranks} == {1, 2, 3}
+
+
+def test_target_density_by_hand():
+    """100 targets on ranks 0 to 9 and as many on 10 to 49: 10 and 2.5 for an item; one bin holds the border."""
+    ranks = np.concatenate([np.repeat(np.arange(10), 10), np.resize(np.arange(10, 50), 100)])
+    density = target_density(ranks, 100)
+    np.testing.assert_allclose(density[:9], 10, rtol=0.1)
+    np.testing.assert_allclose(density[10:40], 2.5, rtol=0.15)
+    assert (density > 0).all() and density[60:].max() < 0.5 and density.sum() == pytest.approx(200)
+
+
+def test_matched_negatives_are_as_popular_as_targets(popular):
+    """Where the first stage knows nothing, popularity ranks targets first among all items, and no better than chance
+    among matched ones."""
+    counts, weights, targets = popular
+    flat, size = np.zeros(300, np.float32), 10
+
+    def of_popularity(queries):
+        pools = [build_pool("calibrated", flat, q, size, np.full(size, 0.1), 0) for q in queries]
+        assert {len(pool.items) for pool in pools} == {size}
+        places = np.array([np.flatnonzero(p.items == q.target)[0] for p, q in zip(pools, queries, strict=True)])
+        return ranking.ndcg(np.stack([counts[p.items] for p in pools]).astype(float), places, 10).mean()
+
+    asked = [query(int(target), key) for key, target in enumerate(targets)]
+    chance = (1 / np.log2(2 + np.arange(10))).mean()
+    assert of_popularity(asked) > chance + 0.2
+    assert of_popularity([matched(q, weights, size, seed=0) for q in asked]) == pytest.approx(chance, abs=0.02)
+
+
+def test_matched_leaves_a_pool_enough_and_the_full_catalog_alone(popular):
+    _, weights, _ = popular
+    history = tuple(range(60))  # the most popular ones are gone
+    asked = query(200, history=history, known=(70, 200))
+    thinned = matched(asked, weights, 100, seed=0)
+    left = set(range(300)) - set(thinned.no_negatives)
+    assert len(left) == 100 and 200 in left and not left & {*history, 70}
+    assert matched(asked, weights, 100, seed=0).absent.tolist() == thinned.absent.tolist()
+    assert matched(asked, weights, 100, seed=1).absent.tolist() != thinned.absent.tolist()
+    scores = np.random.default_rng(0).random(300).astype(np.float32)
+    top = [sorted(build_pool("top", scores, q, 10, None, 0).items) for q in (asked, thinned)]
+    assert top[0] == top[1]
+    assert target_ranks(scores[None], [thinned], 0)[0] == target_ranks(scores[None], [asked], 0)[0]
+    assert target_ranks(scores[None], [thinned], 0, negatives_only=True)[0] < 100
