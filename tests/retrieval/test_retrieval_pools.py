@@ -170,12 +170,11 @@ def test_popularity_ranks_shuffle_ties():
 
 
 def test_target_density_by_hand():
-    """100 targets on ranks 0 to 9 and as many on 10 to 49: 10 and 2.5 for an item; one bin holds the border."""
-    ranks = np.concatenate([np.repeat(np.arange(10), 10), np.resize(np.arange(10, 50), 100)])
-    density = target_density(ranks, 100)
-    np.testing.assert_allclose(density[:9], 10, rtol=0.1)
-    np.testing.assert_allclose(density[10:40], 2.5, rtol=0.15)
-    assert (density > 0).all() and density[60:].max() < 0.5 and density.sum() == pytest.approx(200)
+    """Ten targets an item on ranks 0 to 9, three on 10 to 49, none beyond; one bin holds the border, one the end."""
+    density = target_density(np.concatenate([np.repeat(np.arange(10), 10), np.repeat(np.arange(10, 50), 3)]), 100)
+    np.testing.assert_allclose(density[:8], 10)
+    np.testing.assert_allclose(density[14:42], 3, rtol=0.1)
+    assert (density > 0).all() and density[60:].max() < 0.5 and density.sum() == pytest.approx(220)
 
 
 def test_matched_negatives_are_as_popular_as_targets(popular):
