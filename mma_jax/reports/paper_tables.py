@@ -288,7 +288,10 @@ def _settings(asked: Asked) -> Table:
     context = f"T = {env['turns']}; {env['context']:,}-token context"
     lines = [
         ["Episode", f"{context}; train temperature {ppo['temperature']:g}, eval temperature 0"],
-        ["Pool", f"{config['pool']['kind']}, B = {config['pool']['size']}"],
+        [
+            "Pool",
+            f"{config['pool']['kind']}, B = {config['pool']['size']}, negatives: {config['pool']['negatives']}",
+        ],
         ["Reranking", "fusion weight selected on validation episodes"],
     ]
     if asked.agents:

@@ -183,16 +183,22 @@ def _comparisons(run: Run) -> Section:
 
 
 def comparison_table(title: str, rows: Sequence[dict]) -> Table:
+    """A line for each of `evaluation.compare`; where the mean goes one way and the ranks the other nobody has won."""
+
+    def opposed(row: dict) -> bool:
+        ways = row["mean_delta"], row["rank_biserial"]
+        return None not in ways and ways[0] * ways[1] < 0 and _significant(row)
+
     lines = [
         [
             row["dataset"],
             f"{tables.family_name(row['subset'])}, {tables.metric_of(row['metric']).header}",
             f"{row['a']} − {row['b']}",
             f"{row['n']:,}",
-            figure(row["mean_delta"], "{:+.4f}"),
+            figure(row["mean_delta"], "{:+.4f}") + ("†" if opposed(row) else ""),
             f"{figure(row['ci_low'], '{:+.4f}')} to {figure(row['ci_high'], '{:+.4f}')}",
             _p_value(row["p"]),
-            Cell(_p_value(row["p_holm"]), best=row["p_holm"] is not None and row["p_holm"] < SIGNIFICANT),
+            Cell(_p_value(row["p_holm"]), best=_significant(row) and not opposed(row)),
             figure(row["cliffs_delta"], "{:+.3f}"),
             figure(row["rank_biserial"], "{:+.3f}"),
         ]
@@ -202,8 +208,17 @@ def comparison_table(title: str, rows: Sequence[dict]) -> Table:
     table = tables.plain_table(title, ("Dataset", "Episodes", "Comparison", *figures), lines, 3)
     families = collections.Counter(row["family"] for row in rows)
     sizes = ", ".join(f"{family}: {count} tests" for family, count in families.items())
-    note = f"Bold: below {SIGNIFICANT} after Holm’s correction within the declared family ({sizes})."
-    return dataclasses.replace(table, notes=(note,))
+    notes = [f"Bold: below {SIGNIFICANT} after Holm’s correction within the declared family ({sizes})."]
+    if any(map(opposed, rows)):
+        notes.append(
+            "†: the mean goes one way and the ranks, which the p-value is about, go the other: few episodes change by "
+            "much and many by little. No method is better there."
+        )
+    return dataclasses.replace(table, notes=tuple(notes))
+
+
+def _significant(row: dict) -> bool:
+    return row["p_holm"] is not None and row["p_holm"] < SIGNIFICANT
 
 
 def _diagnostics(run: Run) -> Section:

@@ -159,7 +159,12 @@ def _comparisons(rng, dataset, protocol, rows):
                     **{"dataset": dataset, "protocol": protocol, "subset": subset, "metric": "ndcg@10"},
                     **{"a": "Evidence-linear", "b": other, "family": f"{protocol}/{subset}", "n": len(kept)},
                     **{"mean_delta": delta, "ci_low": delta - 0.03, "ci_high": delta + 0.03, "n_zero": 3},
-                    **{"p": p, "p_holm": min(1.0, 2 * p), "cliffs_delta": 0.15, "rank_biserial": 0.8},
+                    **{
+                        "p": p,
+                        "p_holm": min(1.0, 2 * p),
+                        "cliffs_delta": 0.15,
+                        "rank_biserial": float(np.copysign(0.8, delta)),
+                    },
                 }
             )
     return lines

@@ -100,6 +100,25 @@ def test_bold_p_values_are_those_small_after_correction(run):
     assert all(cell.best == (float(cell.text.lstrip("<")) < 0.05) for cell in adjusted)
 
 
+@pytest.mark.parametrize("adjusted, marked", [(0.001, True), (0.2, False), (None, False)])
+def test_a_mean_against_its_ranks_is_no_win(adjusted, marked):
+    row = {"dataset": "a", "subset": "all", "metric": "ndcg@10", "a": "LRMM", "b": "First-stage", "family": "ooma/all"}
+    row |= {
+        "n": 9,
+        "mean_delta": 0.01,
+        "ci_low": 0.0,
+        "ci_high": 0.02,
+        "p": 0.001,
+        "p_holm": adjusted,
+        "cliffs_delta": 0,
+    }
+    table = sections.comparison_table("", [row | {"rank_biserial": -0.4}])
+    assert table.lines[0].cells[1].text == "+0.0100" + "†" * marked
+    assert not table.lines[0].cells[4].best and len(table.notes) == 1 + marked
+    agreeing = sections.comparison_table("", [row | {"rank_biserial": 0.4}])
+    assert agreeing.lines[0].cells[4].best == marked and len(agreeing.notes) == 1
+
+
 def test_target_ranks_come_from_reciprocal_ranks_of_all_families(run):
     rows = [json.loads(line) for line in (run / "per_episode.jsonl").open()]
     mine = [row for row in rows if row["method"] == "Bayes" and row["protocol"] == "full_catalog" and row["mrr"]]

@@ -28,7 +28,7 @@ CONFIG = {
     "ppo": {"lr": 1e-5, "clip": 0.2, "lam": 0.95, "iterations": 5, "prompts": 8, "samples": 2, "temperature": 0.2},
     "env": {"turns": 8, "context": 2048},
     "sft": {"steps": 3, "batch": 2, "lr": 1e-3, "scores": "train_targets"},
-    "pool": {"kind": "calibrated", "size": 20},
+    "pool": {"kind": "calibrated", "size": 20, "negatives": "all"},
 }
 
 
