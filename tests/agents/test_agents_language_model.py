@@ -311,7 +311,8 @@ def test_what_is_sampled_is_what_the_model_says_of_the_whole_sequence():
         chosen = np.flatnonzero(sequence.action)
         expected = logprobs[n, chosen - 1, sequence.tokens[chosen]]
         np.testing.assert_allclose(sequence.logprobs[chosen], expected, atol=1e-4)
-        np.testing.assert_allclose([t.value for t in one.trajectory.turns], values[n, sequence.starts], atol=1e-4)
+        np.testing.assert_allclose(sequence.values, values[n, sequence.starts], atol=1e-4)
+        np.testing.assert_array_equal(sequence.values, np.float32([t.value for t in one.trajectory.turns]))
         assert len(one.trajectory.turns) == len(sequence.starts) == 2
 
 
@@ -321,6 +322,7 @@ def test_rule_14_sampler_and_trainer_agree_under_a_grammar():
         vocab_size=TOKENIZER.vocab_size, width=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=16, tied=True
     )
     model = ActorCritic(Llama(shape, rngs=nnx.Rngs(0)), 8, nnx.Rngs(1))
+    model.value.w2[...] = jax.random.normal(jax.random.key(2), (8,))
     env = environment(turns=3, interactive=True)
     grammar = compile_grammar(TOKENIZER, CHAT.stop_ids[0], env.tools, 4)
     sampler = Sampler(model, CHAT.stop_ids, slots_buckets=(4096,), chunk_buckets=(8, 256))
@@ -334,7 +336,9 @@ def test_rule_14_sampler_and_trainer_agree_under_a_grammar():
     config = ConfigDict({"temperature": 0.7, "remat": False})
     graphdef, params, frozen = nnx.split(model, TRAINABLE, ...)
     measure, _ = ppo.make_passes(graphdef, config, allowed=grammar.allowed)
-    logprobs, entropy, _ = (np.asarray(x) for x in measure(params, frozen, batch, packed))
+    logprobs, entropy, values = (np.asarray(x) for x in measure(params, frozen, batch, packed))
+    np.testing.assert_allclose(np.stack([one.sequence.values for one in played]), values, atol=1e-4)
+    assert np.abs(values).min() > 1e-3
     np.testing.assert_allclose(np.exp(logprobs - batch.logprobs)[batch.action], 1, atol=1e-4)
     written = sum(len(turn.tokens) for turn in turns)
     assert 0 < batch.action.sum() < written
