@@ -36,8 +36,8 @@ def _agents(config):
     config.methods = "scripted,ReAct,MMA-SFT,MMA-Auto"
     config.seeds = "0,1,2"
     config.protocols = config.eval.language_protocols = "ooma"
-    config.episodes.valid, config.episodes.test = 60, 100
-    config.eval.probes = 10
+    config.episodes.valid, config.episodes.test = 40, 100
+    config.eval.probes = 0
     config.env.context = 2048  # the paper's
     config.env.count = "model"
     config.env.summary_tokens = 2
@@ -50,7 +50,7 @@ def _agents(config):
     config.sft.mean = "turn"
     config.sft.lr, config.sft.max_grad_norm = 3.5e-3, 0.5
     config.sft.steps, config.sft.batch = 80, 8
-    config.ppo.credit, config.ppo.temperature = "level", 0.8
+    config.ppo.credit, config.ppo.temperature = "level", 0.4
     config.ppo.lr, config.ppo.value_lr = 1e-3, 3e-3
-    config.ppo.iterations, config.ppo.prompts, config.ppo.value_only = 8, 32, 1
-    config.ppo.query_every, config.ppo.query = 7, 8
+    config.ppo.iterations, config.ppo.prompts, config.ppo.value_only = 6, 16, 1
+    config.ppo.query_every, config.ppo.query = 6, 4
