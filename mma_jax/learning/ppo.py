@@ -214,9 +214,7 @@ def make_update(
         once = config.epochs * config.minibatches == 1 and all(s.values is not None for s in sequences)
         old = look(None if once else state.params, reference, frozen, batch, lengths, group)
         if once:
-            _fill(
-                (old.values,), np.arange(count), (stack((s.values for s in sequences), (count, turns), 0, np.float32),)
-            )
+            old.values[:count] = stack((s.values for s in sequences), (count, turns), 0, np.float32)
         given = Old(None if once else old.logprobs, old.reference if config.kl else None, None, None, old.choices)
         goal = jax.device_get(
             targets(

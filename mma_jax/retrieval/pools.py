@@ -141,7 +141,7 @@ def target_density(ranks: np.ndarray, items: int) -> np.ndarray:
 
     ranks: int64 [n], popularity ranks of training targets, at least one. Returns float64 [items], above 0.
     """
-    edges = np.unique(np.append(np.quantile(ranks, np.arange(BINS) / BINS).astype(np.int64), items))
+    edges = np.unique(np.append(np.quantile(ranks, np.arange(BINS) / BINS, method="lower"), items))
     edges[0] = 0
     sizes = np.diff(edges)
     return np.repeat(np.histogram(ranks, edges)[0] / sizes, sizes)

@@ -175,6 +175,7 @@ def test_target_density_by_hand():
     np.testing.assert_allclose(density[:8], 10)
     np.testing.assert_allclose(density[14:42], 3, rtol=0.1)
     assert (density > 0).all() and density[60:].max() < 0.5 and density.sum() == pytest.approx(220)
+    assert (target_density(np.array([7, 7, 2]), 9) > 0).all()  # fewer targets than bins
 
 
 def test_matched_negatives_are_as_popular_as_targets(popular):
