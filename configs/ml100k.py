@@ -8,10 +8,10 @@ tiny CLIP trained on the posters themselves in five folds, each image only by a 
 Took 4:51 minutes and 2.2 GB on 2 cores, of which the posters are about one minute. Expect recall@100 of .23 (text), .07
 (image), .63 (behaviour); OOMA NDCG@10 .116 for the first stage, .122 for Evidence-linear; LOMO .167 and .197.
 
-With the agents, on the embedded L0-tiny: --config=configs/ml100k.py:agents. It reads generated words alone, so they rank
-as the first stage does (seed 0, 300 test episodes: MMA-SFT and MMA-Auto .128, First-stage .127, RuleRouter-Fuse .124);
-PPO teaches them to play, not to read (reward -.13 to .06, failed calls 48% to 28%, turns 3.5 to 2.6). About an hour a
-seed on 2 cores beside other work. With --config.model.path a Llama that reads can take its place.
+With the agents, on the embedded L0-tiny: --config=configs/ml100k.py:agents. It reads generated words alone, so they
+rank as the first stage does (seed 0, 300 test episodes: MMA-SFT and MMA-Auto .128, First-stage .127, RuleRouter-Fuse
+.124); PPO teaches them to play, not to read (reward -.13 to .06, failed calls 48% to 28%, turns 3.5 to 2.6). That seed
+took 46 minutes on 2 cores beside other work, without ReAct. With --config.model.path a Llama that reads plays.
 """
 
 from mma_jax.config import base
