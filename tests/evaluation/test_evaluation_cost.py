@@ -79,7 +79,7 @@ def test_prompts_of_a_llama_cost_twice_its_matrices_a_token():
         session.extend([0], [[3] * 33])
         session.sample([0], np.zeros((1, 2), np.uint32), 2, 0.0)
         keys, layer = 64 * 2 * 32, 64 * (64 + 2 * 32 + 64 + 3 * 96)
-        scores = 2 * 2 * 32 * (64 + 32) * 4 * 16  # and their sums: operations x tokens x slots x heads x head_dim
+        scores = 2 * 2 * 32 * 32 * 4 * 16  # and their sums: operations x tokens x tokens x heads x head_dim
         last = 2 * 32 * keys  # nobody reads what the last layer answers, only what its cache gets
         assert meter.runs == 1
         assert meter.flops == pytest.approx(2 * (2 * 32 * layer + scores) + last, rel=0.06)
