@@ -28,9 +28,9 @@ def get_config(preset="default"):
     config.eval.language_protocols = "ooma"
     config.eval.probes = 20
     config.eval.traces = 3
-    config.sft.steps = 200
+    config.sft.steps = 150
     config.ppo.iterations = 8
-    config.ppo.prompts = 24
+    config.ppo.prompts = 16
     config.ppo.query_every = 7
     config.ppo.query = 8
     return config
