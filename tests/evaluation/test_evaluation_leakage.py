@@ -39,6 +39,14 @@ def canary(tmp_path_factory):
     return made
 
 
+def changed(pair, directory, key, value):
+    """The same shops with another setting."""
+    configs = [made.config.copy_and_resolve_references() for made in pair]
+    for config in configs:
+        config.update_from_flattened_dict({key: value})
+    return tuple(Experiment(config, directory / str(number), colors) for number, config in enumerate(configs))
+
+
 def test_evidence_knows_nothing_held_out(held_out):
     assert_blind(held_out, evidence)
 
@@ -48,12 +56,8 @@ def test_training_knows_nothing_held_out(held_out):
 
 
 def test_what_negatives_are_matched_to_knows_nothing_held_out(held_out, tmp_path):
-    pair = []
-    for number, made in enumerate(held_out):
-        config = made.config.copy_and_resolve_references()
-        config.pool.negatives = "popularity"
-        pair.append(Experiment(config, tmp_path / str(number), colors))
-    assert_blind(tuple(pair), lambda made: training(made) | {"density": made._density})
+    pair = changed(held_out, tmp_path, "pool.negatives", "popularity")
+    assert_blind(pair, lambda made: training(made) | {"density": made._density})
     thinned = [len(query.absent) for query in pair[0].sampled("train").queries]
     assert len(thinned) > 20 and min(thinned) > 0
 
@@ -68,13 +72,9 @@ def test_held_out_interactions_do_reach_test_episodes(held_out):
 
 
 def test_the_check_finds_evidence_from_all_parts(held_out, tmp_path):
-    leaky = []
-    for number, made in enumerate(held_out):
-        config = made.config.copy_and_resolve_references()
-        config.evidence.parts = "all"
-        leaky.append(Experiment(config, tmp_path / str(number), colors))
+    leaky = changed(held_out, tmp_path, "evidence.parts", "all")
     with pytest.raises(AssertionError, match="graph popularity"):
-        assert_blind(tuple(leaky), evidence)
+        assert_blind(leaky, evidence)
 
 
 def test_the_check_finds_negatives_that_know_the_future(held_out, tmp_path, monkeypatch):
