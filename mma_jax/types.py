@@ -115,7 +115,7 @@ class Episode:
     family: str  # key of FAMILIES
     protocol: str  # "ooma" | "lomo" | "full_catalog" | "interactive"
     recalled: bool  # the first stage had the target in its top B
-    window: bool = False  # pool is a deeper window around an unrecalled target
+    inserted: bool = False  # the pool's rule, not the first stage, put the target where it stands
 
     @property
     def target_position(self) -> int:

@@ -143,7 +143,7 @@ def episodes(made: Experiment, part: str = "train") -> dict[str, np.ndarray]:
             f"{protocol} {name}": np.stack([getattr(c, name) for c in cases]) for name in ("pool", "scores", "ranks")
         }
         found[f"{protocol} history"] = np.concatenate([c.history for c in cases])
-        found[f"{protocol} judged"] = np.array([[e.user, e.target, e.recalled, e.window] for e in members])
+        found[f"{protocol} judged"] = np.array([[e.user, e.target, e.recalled, e.inserted] for e in members])
         found[f"{protocol} names"] = texts(e.episode_id + e.family for e in members)
     return found
 

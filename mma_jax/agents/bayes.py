@@ -22,17 +22,14 @@ def posterior(
 ) -> np.ndarray:
     """P(target = candidate | evidence, pool rule), float64 [E, B].
 
-    distributions: family -> float64 [B], from which the calibrated rule draws the rank of an unrecalled target. The
-    paper's rule puts such a target last. A pool that is the first stage's own top B says nothing of where it stands.
+    distributions: family -> float64 [B], how often the pool's rule puts an inserted target at each rank. A pool that is
+    the first stage's own top B says nothing of where the target stands.
     """
     pools = np.stack([e.case.pool for e in episodes])
     prior = np.ones(pools.shape)
     for n, episode in enumerate(episodes):
-        if episode.window:
+        if episode.inserted:
             prior[n] = _tied_mean(distributions[episode.family][episode.case.ranks - 1], episode.case.scores)
-        elif not episode.recalled and episode.protocol != "full_catalog":
-            last = episode.case.ranks == len(episode.case.ranks)
-            prior[n] = _tied_mean(last.astype(float), episode.case.scores)
     return world.predictive(pools, [e.case.history for e in episodes], evidence, prior)
 
 

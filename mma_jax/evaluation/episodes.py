@@ -152,7 +152,7 @@ def build(
                         family=family,
                         protocol=protocol,
                         recalled=pool.recalled,
-                        window=pool.window,
+                        inserted=pool.inserted,
                     )
                 )
                 position += 1
@@ -180,7 +180,7 @@ def save(path: Path, episodes: list[Episode]) -> None:
         "history_length": np.array(lengths, np.int32),
         "user": np.array([e.user for e in episodes], np.int32),
         "target": np.array([e.target for e in episodes], np.int32),
-        "flags": np.array([[e.recalled, e.window] for e in episodes], bool),
+        "flags": np.array([[e.recalled, e.inserted] for e in episodes], bool),
         "names": np.frombuffer(json.dumps([[e.episode_id, e.family, e.protocol] for e in episodes]).encode(), np.uint8),
     }
     temporary = path.with_suffix(".tmp.npz")
@@ -213,7 +213,7 @@ def load(path: Path) -> list[Episode] | None:
             family=family,
             protocol=protocol,
             recalled=bool(data["flags"][n, 0]),
-            window=bool(data["flags"][n, 1]),
+            inserted=bool(data["flags"][n, 1]),
         )
         for n, (episode_id, family, protocol) in enumerate(names)
     ]

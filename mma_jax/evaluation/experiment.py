@@ -161,7 +161,10 @@ class Experiment:
 
     @functools.cache  # noqa: B019
     def distribution(self, family: str) -> np.ndarray:
-        """Within-pool ranks of recalled training targets, float64 [B]."""
+        """Where the pool's rule puts a target that is not among the best B itself: last in the paper's pools, or like the
+        training targets that are. float64 [B]."""
+        if self.config.pool.kind == "paper":
+            return np.eye(self.config.pool.size)[-1]
         ranks = episode_builder.first_stage_ranks(
             self.view("train"),
             FAMILIES[family],

@@ -2,10 +2,10 @@
 
 A target-positive pool holds the target and B - 1 hard negatives. Three kinds:
 
-- "paper": the target joins the top B - 1 negatives. A target the first stage did not recall is then
-  always last, so a scorer that only *reverses* the ranking looks brilliant.
-- "calibrated" (default): a recalled target keeps the plain top-B pool. An unrecalled one is given a
-  within-pool rank drawn from the rank distribution of recalled *training* targets and the negatives
+- "paper": the target joins the top B - 1 negatives. If it is not among the best B of itself and all negatives, it is
+  then always last, so a scorer that only *reverses* the ranking looks brilliant.
+- "calibrated" (default): a target among those best B keeps the plain pool. Any other is given a
+  within-pool rank drawn from the rank distribution of the former, of *training* targets, and the negatives
   that stand around its true rank. Then rank and score alone carry no more than the first stage says:
   the distribution never increases, so that no reordering by rank can beat the first stage.
   At the bottom of the catalogue, where items without the modality tie, there are not enough negatives below; a
@@ -68,8 +68,8 @@ class Pool:
     items: np.ndarray  # int32 [B]
     scores: np.ndarray  # float32 [B]
     ranks: np.ndarray  # int32 [B], 1 = best
-    recalled: bool
-    window: bool
+    recalled: bool  # the target is in the first stage's top B of all unseen items
+    inserted: bool  # the target stands where the kind's rule put it, not where the first stage does
 
 
 def seeded(seed: int, *key: int) -> np.random.Generator:
@@ -175,25 +175,26 @@ def build_pool(
     order = catalog_order(scores, excluded[excluded != query.target], rng)
     recalled = bool((order[:size] == query.target).any())
     if kind == "top":
-        return _finish(order[:size], scores, recalled, window=False, rng=rng)
+        return _finish(order[:size], scores, recalled, inserted=False, rng=rng)
     order = order[~np.isin(order, query.no_negatives)]
     place = int(np.flatnonzero(order == query.target)[0])
+    inserted = place >= size
     chosen = order[:size]
-    if not recalled and kind == "paper" and place >= size:
+    if inserted and kind == "paper":
         chosen = np.append(order[: size - 1], np.int32(query.target))
-    elif not recalled and kind == "calibrated":
+    elif inserted:
         start = max(0, place - int(rng.choice(size, p=distribution)))
         if start + size > len(order):  # nothing stands deep enough below
             start, scores = len(order) - size, np.zeros_like(scores)
         chosen = order[start : start + size]
-    return _finish(chosen, scores, recalled, window=kind == "calibrated" and not recalled, rng=rng)
+    return _finish(chosen, scores, recalled, inserted, rng)
 
 
-def _finish(chosen: np.ndarray, scores: np.ndarray, recalled: bool, window: bool, rng: np.random.Generator) -> Pool:
+def _finish(chosen: np.ndarray, scores: np.ndarray, recalled: bool, inserted: bool, rng: np.random.Generator) -> Pool:
     items = rng.permutation(chosen)
     own = scores[items].astype(np.float64)
     ranks = np.empty(len(items), np.int32)
     ranks[np.argsort(-own, kind="stable")] = np.arange(1, len(items) + 1)
     span = own.max() - own.min()
     normalized = (own - own.min()) / span if span > 0 else np.zeros(len(items))
-    return Pool(items.astype(np.int32), normalized.astype(np.float32), ranks, recalled, window)
+    return Pool(items.astype(np.int32), normalized.astype(np.float32), ranks, recalled, inserted)

@@ -18,12 +18,12 @@ def world():
     return World(dataclasses.replace(DEFAULT, n_items=60))
 
 
-def posterior(world, scores=(1.0, 0.6, 0.3, 0.0), **changes):
+def posterior(world, scores=(1.0, 0.6, 0.3, 0.0), rule=RULE, **changes):
     ranks = np.argsort(np.argsort(-np.array(scores), kind="stable"), kind="stable").astype(np.int32) + 1
     case = Case(np.arange(4, dtype=np.int32), np.array(scores, np.float32), ranks, np.array([9, 12], np.int32), NOTHING)
     episode = Episode("e", case, 0, 2, "text_only", "ooma", recalled=True)
     episode = dataclasses.replace(episode, **changes)
-    return bayes.posterior(world, {"text_only": RULE}, [episode], NOTHING)[0]
+    return bayes.posterior(world, {"text_only": rule}, [episode], NOTHING)[0]
 
 
 def test_a_natural_pool_says_nothing(world):
@@ -31,15 +31,17 @@ def test_a_natural_pool_says_nothing(world):
     np.testing.assert_allclose(posterior(world, recalled=False, protocol="full_catalog"), 0.25)
 
 
-def test_a_window_says_what_the_ranks_were_drawn_from(world):
-    np.testing.assert_allclose(posterior(world, recalled=False, window=True), RULE)
-    tied = posterior(world, (1.0, 0.5, 0.5, 0.0), recalled=False, window=True)
+def test_an_inserted_target_says_what_the_ranks_were_drawn_from(world):
+    np.testing.assert_allclose(posterior(world, recalled=False, inserted=True), RULE)
+    tied = posterior(world, (1.0, 0.5, 0.5, 0.0), recalled=False, inserted=True)
     np.testing.assert_allclose(tied, [0.4, 0.25, 0.25, 0.1])
 
 
 def test_a_paper_pool_gives_the_inserted_target_away(world):
-    np.testing.assert_allclose(posterior(world, recalled=False), [0, 0, 0, 1])
-    np.testing.assert_allclose(posterior(world, (1.0, 0.5, 0.0, 0.0), recalled=False), [0, 0, 0.5, 0.5])
+    last = np.array([0, 0, 0, 1.0])
+    np.testing.assert_allclose(posterior(world, rule=last, recalled=False, inserted=True), last)
+    tied = posterior(world, (1.0, 0.5, 0.0, 0.0), last, recalled=False, inserted=True)
+    np.testing.assert_allclose(tied, [0, 0, 0.5, 0.5])
 
 
 def test_values_cover_every_evidence_within_the_mask(world):

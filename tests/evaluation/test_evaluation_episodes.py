@@ -44,7 +44,7 @@ def make(n, history):
         np.arange(4, dtype=np.int32) + n, np.array([1, 0.5, 0.25, 0], np.float32), np.arange(1, 5, dtype=np.int32),
         np.array(history, np.int32), (False, True, False),
     )  # fmt: skip
-    return Episode(f"é{n}", case, n, n + 2, "image_only", "ooma", recalled=n % 2 == 0, window=n % 2 == 1)
+    return Episode(f"é{n}", case, n, n + 2, "image_only", "ooma", recalled=n % 2 == 0, inserted=n % 2 == 1)
 
 
 def test_round_trip(tmp_path):
@@ -56,7 +56,7 @@ def test_round_trip(tmp_path):
         for name in ("pool", "scores", "ranks", "history"):
             np.testing.assert_array_equal(getattr(a.case, name), getattr(b.case, name))
         assert a.case.mask == b.case.mask
-        for name in ("episode_id", "user", "target", "family", "protocol", "recalled", "window"):
+        for name in ("episode_id", "user", "target", "family", "protocol", "recalled", "inserted"):
             assert getattr(a, name) == getattr(b, name)
     path.write_bytes(path.read_bytes()[:100])
     assert episodes.load(path) is None

@@ -34,7 +34,7 @@ def test_recalled_target_keeps_the_plain_top():
     for kind in ("calibrated", "paper", "top"):
         pool = build_pool(kind, SCORES, query(4), 10, uniform, seed=0)
         assert sorted(pool.items) == list(range(10))
-        assert pool.recalled and not pool.window
+        assert pool.recalled and not pool.inserted
         by_rank = pool.items[np.argsort(pool.ranks)]
         assert by_rank.tolist() == list(range(10))
         np.testing.assert_allclose(pool.scores.max(), 1)
@@ -57,7 +57,7 @@ def test_calibrated_window_stands_around_the_true_rank():
     distribution[2] = 1
     pool = build_pool("calibrated", SCORES, query(30), 10, distribution, seed=0)
     assert sorted(pool.items) == list(range(28, 38))
-    assert pool.ranks[pool.items == 30] == 3 and pool.window
+    assert pool.ranks[pool.items == 30] == 3 and pool.inserted
     at_the_end = build_pool("calibrated", SCORES, query(49), 10, distribution, seed=0)
     assert sorted(at_the_end.items) == list(range(40, 50))
     assert (at_the_end.scores == 0).all()  # its drawn rank cannot be had, so no rank says anything
@@ -83,8 +83,9 @@ def test_recalled_means_the_same_in_every_kind():
     asked = query(10, known=(1, 2, 10))
     for kind in ("top", "paper", "calibrated"):
         pool = build_pool(kind, SCORES, asked, 10, np.full(10, 0.1), seed=0)
-        assert not pool.recalled
+        assert not pool.recalled and not pool.inserted
         assert (10 in pool.items) == (kind != "top")
+        assert kind == "top" or pool.ranks[pool.items == 10] == 9  # where it stands among negatives, nothing drawn
     assert target_ranks(SCORES[None], [asked], 0)[0] == 10
     assert target_ranks(SCORES[None], [asked], 0, negatives_only=True)[0] == 8
 
