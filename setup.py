@@ -3,8 +3,11 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 CLIP = ["open_clip_torch>=2.30"]
+NOTEBOOKS = ["ipykernel>=6", "pandas>=2.2", "matplotlib>=3.9"]
 TEST = [
     *CLIP,
+    *NOTEBOOKS,
+    "nbclient>=0.10",
     "pytest>=8",
     "pytest-xdist>=3",
     "hypothesis>=6",
@@ -48,6 +51,13 @@ setup(
         "pillow>=11",
         "tqdm>=4.66",
     ],
-    extras_require={"clip": CLIP, "test": TEST, "gym": ["gymnasium>=1.0"], "gpu": ["jax[cuda12]"], "tpu": ["jax[tpu]"]},
+    extras_require={
+        "clip": CLIP,
+        "notebooks": NOTEBOOKS,
+        "test": TEST,
+        "gym": ["gymnasium>=1.0"],
+        "gpu": ["jax[cuda12]"],
+        "tpu": ["jax[tpu]"],
+    },
     entry_points={"console_scripts": ["mma_jax=mma_jax.main:run"]},
 )

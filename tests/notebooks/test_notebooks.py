@@ -1,0 +1,99 @@
+"""The notebooks, run from their first cell to their last as Colab would, on a world and a model of a few seconds."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from flax import nnx
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from mma_jax.learning import vocabulary
+from mma_jax.models.convert import save_llama
+from mma_jax.models.llama import Llama, LlamaConfig
+from mma_jax.models.tokenizer import load_tokenizer, train_tokenizer
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+SMALL = {
+    "methods": "First-stage,RuleRouter-Fuse,Evidence-linear,Bayes,MMA-SFT,MMA-Auto",
+    "protocols": "ooma",
+    "world.n_items": 120,
+    "world.n_users": 250,
+    "pool.size": 5,
+    "episodes.train": 60,
+    "episodes.valid": 6,
+    "episodes.test": 8,
+    "env.turns": 3,
+    "env.context": 512,
+    "sampler.slots": "512",
+    "sampler.chunks": "32,256",
+    "sampler.max_new": 24,
+    "model.lengths": "512",
+    "sft.steps": 2,
+    "sft.episodes": 20,
+    "ppo.iterations": 2,
+    "ppo.prompts": 2,
+    "ppo.query": 1,
+    "eval.probes": 2,
+    "eval.bootstrap": 20,
+}
+
+
+def executed(name, *parameters):
+    """The notebook after a run in which some lines were added to its cell of parameters, as papermill does it."""
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", 4)
+    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    cell.source += "\n" + "\n".join(parameters)
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": FOLDER}}).execute()
+    return notebook
+
+
+def shown(notebook, kind):
+    """All outputs of a MIME type."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return [output.data[kind] for output in outputs if kind in output.get("data", {})]
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    """The first notebook, and the folder it worked in."""
+    base, workdir = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("work")
+    train_tokenizer(base, vocabulary.corpus(), vocabulary.symbols(), vocabulary.CONTROL, 2600, vocabulary.TEMPLATE)
+    shape = LlamaConfig(load_tokenizer(base).vocab_size, 32, 1, 2, 1, 16, 48, 1e4, None, 1e-5, True)
+    save_llama(Llama(shape, rngs=nnx.Rngs(0)), base)
+    settings = SMALL | {"model.path": str(base)}
+    return executed("quickstart", f"WORKDIR = {str(workdir)!r}", f"SETTINGS |= {settings!r}"), workdir
+
+
+def test_quickstart_trains_judges_and_shows(quickstart):
+    notebook, workdir = quickstart
+    assert (workdir / "train" / "MMA-Auto" / "0" / "panel.jsonl").exists()
+    tables = shown(notebook, "text/html")
+    assert "MMA-Auto" in tables[0] and "behavior_only" in tables[0]
+    assert any("<iframe srcdoc=" in table and "Missing-modality reranking" in table for table in tables)
+    assert len(shown(notebook, "image/png")) == 1
+    assert "failed_calls" in tables[-1]
+
+
+def test_results_reads_what_quickstart_left(quickstart):
+    notebook = executed("results", f"RUNS = [{str(quickstart[1])!r}]")
+    assert len(shown(notebook, "image/png")) == 3
+    assert "mean_delta" in shown(notebook, "text/html")[1]
+
+
+@pytest.mark.parametrize(
+    "name, wrong, said",
+    [
+        ("quickstart", 'SOURCE = "nowhere"', "is no checkout of mma_jax"),
+        ("results", 'RUNS = ["nowhere"]', "nowhere"),
+    ],
+)
+def test_wrong_parameters_are_told_in_one_line(name, wrong, said):
+    with pytest.raises(CellExecutionError, match=said):
+        executed(name, wrong)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_are_kept_without_outputs(path):
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in cells)
