@@ -26,6 +26,14 @@ PRINT_ONLY = flags.DEFINE_bool("print_only", False, "Print what would be run and
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
+def config_file() -> tuple[str, str]:
+    """--config's path and argument, for launchers that start on this machine. Raises InputError if no file is there."""
+    path, _, argument = CONFIG.value.partition(":")
+    if not Path(path).is_file():
+        raise InputError(f"--config={CONFIG.value}: no such file")
+    return path, argument
+
+
 def training(rest: Sequence[str], distributed: bool = True) -> list[str]:
     """The words of one process's command. `rest`: what followed `--` on the launcher's line."""
     for word in rest:
@@ -71,10 +79,21 @@ def start(words: Sequence[str], text: str | None = None) -> None:
         raise InputError(f"{words[0]} is not installed here; --print_only shows what would be run") from None
 
 
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Like absl's parser, but a wrong flag is one line and exit code 2."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise InputError(" ".join(str(error).split())) from error
+
+
 def run(main: Callable[[list[str]], None]) -> None:
     """A launcher's entry point: wrong input is one line and exit code 2."""
     try:
-        app.run(main)
+        app.run(main, flags_parser=_parse_flags)
+    except SystemExit as end:
+        asked_for_help = any(argument.startswith("--help") for argument in sys.argv)
+        sys.exit(0 if asked_for_help else end.code)  # absl ends --help with 1
     except InputError as error:
         print(f"launch: {error}", file=sys.stderr)
         sys.exit(2)

@@ -19,6 +19,7 @@ from absl import flags
 from launch import common, sweep
 from mma_jax.agents.registry import METHODS
 from mma_jax.evaluation.checks import listed, one_of
+from mma_jax.evaluation.episodes import PROTOCOLS
 from mma_jax.metrics.significance import cluster_bootstrap
 from mma_jax.reports import tables
 from mma_jax.reports.load import Sample, read_samples
@@ -31,18 +32,13 @@ _PROTOCOLS = flags.DEFINE_string("protocols", "ooma,lomo", "Protocols to draw, c
 
 RESAMPLES = 1000  # of users, behind every interval
 
-COMMAND = "command.txt"
-"""Of a point: what it was run with. Its mark of being done counts for that command alone."""
-
 Key = tuple[str, str, str]
 """(protocol, family or "all", method)."""
 
 
 def settings():
     """The config that --config names, without what the command line changes in it."""
-    path, _, argument = common.CONFIG.value.partition(":")
-    if not Path(path).is_file():
-        raise InputError(f"--config={common.CONFIG.value}: no such file")
+    path, argument = common.config_file()
     return runpy.run_path(path)["get_config"](*([argument] if argument else []))
 
 
@@ -56,6 +52,8 @@ def methods(default: Sequence[str]) -> list[str]:
 
 def judged(names: Sequence[str], rest: Sequence[str]) -> list[str]:
     """The options of a run that evaluates these methods; `rest`: what followed `--`, which has the last word."""
+    for protocol in protocols():
+        one_of("protocols", protocol, PROTOCOLS)
     return [
         "--config.run=evaluate",
         f"--config.methods={','.join(names)}",
@@ -89,19 +87,8 @@ def run(points: Sequence[tuple[dict[str, str], list[str]]], link: Callable[[Path
 
 
 def _run(todo: list[tuple[Path, list[str]]]) -> None:
-    if failed := sweep.run_here([entry for entry in todo if not _done(*entry)], flags.FLAGS.jobs):
+    if failed := sweep.run_here([entry for entry in todo if not sweep.done(*entry)], flags.FLAGS.jobs):
         raise InputError(f"{failed[0]} failed: see its {sweep.LOG}; the same command goes on")
-
-
-def _done(folder: Path, words: list[str]) -> bool:
-    """Whether the point has ended well with this very command; if not, it is noted as what runs now."""
-    said, asked = shlex.join(words), folder / COMMAND
-    if (folder / sweep.DONE).exists() and asked.exists() and asked.read_text() == said:
-        return True
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / sweep.DONE).unlink(missing_ok=True)
-    write_atomically(asked, said)
-    return False
 
 
 def share(source: Path, target: Path) -> None:

@@ -76,6 +76,7 @@ def supervise(processes: list[subprocess.Popen], grace: float = 120.0) -> int:
 
 
 def main(argv: list[str]) -> None:
+    common.config_file()
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

@@ -5,7 +5,8 @@
     python -m launch.sweep ... --table                                            # only the table, of what is done
 
 What follows `--` goes to every run as it is: `-- --config.methods=MMA-SFT`. The same command resumes: a point that is
-done is not run again, one that was cut off goes on where it was. `--print_only` shows the commands and runs none.
+done is not run again unless its own command has changed, one that was cut off goes on where it was. `--print_only`
+shows the commands and runs none.
 The table's metric is the test set's. Choose by its column "valid", the best validation reward of PPO where
 config.ppo.validate is set (mean over seeds), or by a sweep's runs on other episodes; not by the metric.
 """
@@ -26,6 +27,7 @@ from absl import flags
 from tqdm import tqdm
 
 from launch import common
+from mma_jax.runs.workdir import write_atomically
 from mma_jax.types import InputError
 
 _SWEEP = flags.DEFINE_multi_string("sweep", [], "key=value,value,... of the config; several are combined.")
@@ -34,7 +36,8 @@ _SLURM = flags.DEFINE_string("slurm", None, "key=value,... for sbatch: submit a 
 _TABLE = flags.DEFINE_bool("table", False, "Only print the table of what is done.")
 _METRIC = flags.DEFINE_string("metric", "ndcg@10", "What the table shows, over all test episodes.")
 
-LOG, DONE = "log.txt", "done"
+LOG, DONE, COMMAND = "log.txt", "done", "command.txt"
+"""Files of a point: its output, its mark of having ended well, and the command that this mark counts for."""
 
 
 def points(sweeps: list[str]) -> list[dict[str, str]]:
@@ -71,11 +74,24 @@ def command(config: str, workdir: Path, point: dict[str, str], rest: list[str]) 
     ]
 
 
+def done(folder: Path, words: list[str]) -> bool:
+    """Whether a point has ended well with this very command."""
+    asked = folder / COMMAND
+    return (folder / DONE).exists() and asked.exists() and asked.read_text() == shlex.join(words)
+
+
+def begin(folder: Path, words: list[str]) -> None:
+    """Notes what runs in a point's folder from here on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DONE).unlink(missing_ok=True)
+    write_atomically(folder / COMMAND, shlex.join(words))
+
+
 def run_here(todo: list[tuple[Path, list[str]]], jobs: int) -> list[Path]:
     """Runs commands, `jobs` at a time, each with its output in its folder; returns the folders of those that failed."""
 
     def one(folder: Path, words: list[str]) -> int:
-        folder.mkdir(parents=True, exist_ok=True)
+        begin(folder, words)
         with open(folder / LOG, "ab") as log:
             code = subprocess.run(
                 words, stdout=log, stderr=subprocess.STDOUT, cwd=common.CODE.value, check=False
@@ -144,19 +160,19 @@ def _validated(folder: Path) -> str:
 
 def main(argv: list[str]) -> None:
     root, found = Path(common.WORKDIR.value), points(_SWEEP.value)
-    if not Path(common.CONFIG.value.partition(":")[0]).is_file():
-        raise InputError(f"--config={common.CONFIG.value}: no such file")
+    common.config_file()
     todo = [(root / name(point), command(common.CONFIG.value, root, point, argv[1:])) for point in found]
-    todo = [(folder, words) for folder, words in todo if not (folder / DONE).exists()]
+    todo = [point for point in todo if not done(*point)]
     if common.PRINT_ONLY.value:
         print("\n".join(shlex.join(words) for _, words in todo))
         return
     failed = []
     if _SLURM.value is not None and todo and not _TABLE.value:
-        root.mkdir(parents=True, exist_ok=True)
-        (root / "sweep.sbatch").write_text(slurm_script(todo, _SLURM.value, root))
-        subprocess.run(["sbatch", str(root / "sweep.sbatch")], check=True)
-        return
+        script = slurm_script(todo, _SLURM.value, root)
+        for point in todo:
+            begin(*point)
+        (root / "sweep.sbatch").write_text(script)
+        common.start(["sbatch", str(root / "sweep.sbatch")])
     if not _TABLE.value:
         failed = run_here(todo, _JOBS.value)
     text = table(root, found, _METRIC.value)

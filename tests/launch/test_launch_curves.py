@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from launch import curves, missing_rate, pareto
+from launch import curves, missing_rate, pareto, sweep
 from mma_jax.evaluation.results import Cell, ResultLog
 from mma_jax.reports.load import Sample
 from mma_jax.reports.picture import standalone
@@ -46,7 +46,7 @@ def finished(folder, words, methods, level, calls=0.0):
             row = {"subset": "all", "metric": "ndcg@10", "value": level, "n": len(rows)}
             log.write(Cell("generated", "ooma", method, 0), [row], rows)
     (folder / "prepared" / "images").mkdir(parents=True)
-    (folder / curves.COMMAND).write_text(words)
+    (folder / sweep.COMMAND).write_text(words)
     (folder / "done").touch()
 
 
@@ -94,14 +94,6 @@ def test_prices_are_run_for_those_who_know_them(tmp_path, call):
         ("Optimal-router", "-.1", "1.00"),
     }
     assert (tmp_path / "pareto_ooma.svg").read_text().count('class="ring"') >= 2
-
-
-def test_another_command_is_not_done(tmp_path):
-    words = ["python", "-c", "pass"]
-    assert not curves._done(tmp_path, words)
-    (tmp_path / "done").touch()
-    assert curves._done(tmp_path, words)
-    assert not curves._done(tmp_path, [*words, "--config.methods=X"]) and not (tmp_path / "done").exists()
 
 
 def test_folders_are_shared_by_links(tmp_path):

@@ -117,6 +117,9 @@ def test_processes_that_end_well_end_well():
         (("kubernetes", "--name=a", "--image=i", "--claim=c", "--topology=4x4", "--hosts=2"), "has 16 chips"),
         (("kubernetes", "--name=a", "--image=i", "--claim=c", "--topology=4y4", "--hosts=2"), "want numbers and x"),
         (("slurm", "--options=gpu"), "'gpu' is not key=value"),
+        (("slurm", "--nodes=0"), "--nodes=0"),
+        (("slurm", "--knots=2"), "Unknown command line flag 'knots'"),
+        (("gpus", "--config=configs/nope.py", "--print_only"), "configs/nope.py: no such file"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments, message):

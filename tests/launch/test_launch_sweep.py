@@ -36,6 +36,18 @@ def test_folders_are_safe_and_different():
     assert len(set(names)) == 3 and all("/" not in name and " " not in name for name in names)
 
 
+def test_another_command_is_not_done(tmp_path):
+    words = ["python", "-c", "pass"]
+    assert not sweep.done(tmp_path, words)
+    sweep.begin(tmp_path, words)
+    (tmp_path / sweep.DONE).touch()
+    assert sweep.done(tmp_path, words)
+    other = [*words, "--config.methods=X"]
+    assert not sweep.done(tmp_path, other)
+    sweep.begin(tmp_path, other)
+    assert not sweep.done(tmp_path, words) and not sweep.done(tmp_path, other)
+
+
 def run(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "launch.sweep", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
@@ -56,7 +68,7 @@ def test_points_run_once_and_failures_are_told(tmp_path):
     before = (good / "log.txt").read_bytes()
     again = run(*arguments)
     assert again.returncode == 1 and (good / "log.txt").read_bytes() == before
-    shown = run(*arguments[:4], "--print_only")
+    shown = run(*arguments[:4], "--print_only", *arguments[4:])
     assert shown.stdout.count("mma_jax.main") == 1 and "nonsense" in shown.stdout
 
 
