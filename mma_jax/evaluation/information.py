@@ -20,18 +20,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from mma_jax.evaluation.results import Cell
-from mma_jax.metrics.diagnostics import EVIDENCE_TOOLS
+from mma_jax.metrics.diagnostics import asks
 from mma_jax.types import Trajectory
 
 
 def valued_calls(trajectory: Trajectory) -> list[int]:
     """Indices of the evidence calls between two valued turns: those to be paired with a forced scoring."""
     turns = trajectory.turns
-    return [
-        n
-        for n in range(len(turns) - 1)
-        if turns[n].tool in EVIDENCE_TOOLS and not math.isnan(turns[n].value + turns[n + 1].value)
-    ]
+    return [n for n in range(len(turns) - 1) if asks(turns[n]) and not math.isnan(turns[n].value + turns[n + 1].value)]
 
 
 def gains(cell: Cell, pairs: Iterable[tuple[Trajectory, int, Trajectory]]) -> list[dict]:

@@ -37,7 +37,7 @@ from mma_jax.envs.fusion import fuse
 from mma_jax.envs.observations import read_observation
 from mma_jax.evaluation.judge import alpha_grid, fused_scores
 from mma_jax.evaluation.results import Cell
-from mma_jax.metrics.diagnostics import EVIDENCE_TOOLS
+from mma_jax.metrics.diagnostics import asks
 from mma_jax.metrics.ranking import ndcg
 from mma_jax.types import MODALITIES, Episode, Mask, Trajectory, Turn
 
@@ -195,7 +195,7 @@ def notes_of(trajectory: Trajectory) -> Notes:
     """All that an agent has heard, whatever its texts look like; answers of one tool are put together."""
     notes = read(trajectory.prompt)
     for turn in trajectory.turns:
-        if turn.tool in EVIDENCE_TOOLS and not turn.null and not turn.error:
+        if asks(turn) and not turn.null and not turn.error:
             known = notes.answers.setdefault(turn.tool, {})
             for field, value in read_observation(turn.observation).items():
                 known[field] = {**known.get(field, {}), **value} if isinstance(value, dict) else value

@@ -14,8 +14,8 @@ import numpy as np
 
 from mma_jax.types import Trajectory, Turn
 
-EVIDENCE_TOOLS = ("Analyze_Text", "Analyze_Image", "Retrieve_Graph", "Ask_User")
-"""The tools of §3.2 that answer with evidence or Null; all but the terminal Score_Candidates."""
+NO_EVIDENCE = ("", "Score_Candidates")
+"""What a turn may call that answers neither with evidence nor with Null: no known tool, and the terminal (§3.2)."""
 
 EXPECTED_FIRST = {"text_only": "Analyze_Text", "image_only": "Analyze_Image", "behavior_only": "Retrieve_Graph"}
 """The surviving modality's own tool, per OOMA family (Table 9)."""
@@ -44,7 +44,7 @@ def diagnose(trajectory: Trajectory) -> dict[str, float]:
     if trajectory.stop_reason not in STOP_REASONS:
         raise ValueError(f"unknown stop reason {trajectory.stop_reason!r}, known: {', '.join(STOP_REASONS)}")
     turns = trajectory.turns
-    evidence = [turn for turn in turns if turn.tool in EVIDENCE_TOOLS]
+    evidence = [turn for turn in turns if asks(turn)]
     errors = Counter(turn.error for turn in turns if turn.error)
     return {
         "evidence_calls": float(len(evidence)),
@@ -84,6 +84,11 @@ def summarize(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     }
 
 
+def asks(turn: Turn) -> bool:
+    """Whether it calls a tool for evidence."""
+    return turn.tool not in NO_EVIDENCE
+
+
 def _succeeded(turn: Turn) -> bool:
     return not turn.null and not turn.error
 
@@ -94,7 +99,7 @@ def _recovered(evidence: Sequence[Turn]) -> float:
 
 
 def _first_evidence(turns: Sequence[Turn]) -> float:
-    found = (i for i, turn in enumerate(turns, 1) if turn.tool in EVIDENCE_TOOLS and _succeeded(turn))
+    found = (i for i, turn in enumerate(turns, 1) if asks(turn) and _succeeded(turn))
     return float(next(found, math.nan))
 
 

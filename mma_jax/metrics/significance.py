@@ -15,6 +15,10 @@ ZERO_METHOD = "wilcox"
 `compare` reports how many they were."""
 
 RESAMPLES = 2000
+
+SAME = 0.01
+"""Means that are less than this apart are taken for equal, in units of the metric (an NDCG of 0 to 1)."""
+
 _DECIMALS = 12
 """Values that are equal on paper differ by rounding after averaging over seeds; past this digit they count as tied."""
 
@@ -156,7 +160,7 @@ def compare(x: np.ndarray, y: np.ndarray, clusters: np.ndarray, n_resamples: int
 
     Returns:
       mean_delta, p (Wilcoxon, unadjusted; apply `holm` over the family), rank_biserial, cliffs_delta, ci_low and
-      ci_high (95%, clustered), n, n_zero (episodes without a difference), n_clusters.
+      ci_high (95%, clustered), p_same (`tost` with SAME), n, n_zero (episodes without a difference), n_clusters.
 
     Raises:
       ValueError: as `wilcoxon`.
@@ -171,6 +175,7 @@ def compare(x: np.ndarray, y: np.ndarray, clusters: np.ndarray, n_resamples: int
         "cliffs_delta": cliffs_delta(x, y),
         "ci_low": low,
         "ci_high": high,
+        "p_same": tost(x, y, SAME, clusters, n_resamples, seed),
         "n": len(delta),
         "n_zero": int((delta == 0).sum()),
         "n_clusters": len(np.unique(clusters)),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from mma_jax.metrics.significance import SAME
 from mma_jax.reports import beyond, plots, tables
 from mma_jax.reports.access import access_section
 from mma_jax.reports.load import Run, Sample
@@ -201,14 +202,16 @@ def comparison_table(title: str, rows: Sequence[dict]) -> Table:
             Cell(_p_value(row["p_holm"]), best=_significant(row) and not opposed(row)),
             figure(row["cliffs_delta"], "{:+.3f}"),
             figure(row["rank_biserial"], "{:+.3f}"),
+            _p_value(row.get("p_same")),
         ]
         for row in rows
     ]
-    figures = ("n", "Mean Δ", "95% interval", "p", "Holm p", "Cliff’s δ", "Rank-biserial")
+    figures = ("n", "Mean Δ", "95% interval", "p", "Holm p", "Cliff’s δ", "Rank-biserial", "Same, p")
     table = tables.plain_table(title, ("Dataset", "Episodes", "Comparison", *figures), lines, 3)
     families = collections.Counter(row["family"] for row in rows)
     sizes = ", ".join(f"{family}: {count} tests" for family, count in families.items())
     notes = [f"Bold: below {SIGNIFICANT} after Holm’s correction within the declared family ({sizes})."]
+    notes.append(f"Same: two one-sided tests that the means are less than {SAME} apart; a small p says that they are.")
     if any(map(opposed, rows)):
         notes.append(
             "†: the mean goes one way and the ranks, which the p-value is about, go the other: few episodes change by "

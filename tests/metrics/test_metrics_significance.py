@@ -137,6 +137,7 @@ def test_compare_gathers_the_single_functions(pair):
     assert row["rank_biserial"] == significance.rank_biserial(x, y)
     assert row["cliffs_delta"] == significance.cliffs_delta(x, y)
     assert (row["ci_low"], row["ci_high"]) == significance.paired_bootstrap(x, y, users)
+    assert row["p_same"] == significance.tost(x, y, significance.SAME, users)
     assert (row["n"], row["n_zero"], row["n_clusters"]) == (400, (np.abs(x - y) < 1e-9).sum(), len(set(users)))
 
 
@@ -144,6 +145,7 @@ def test_a_method_against_itself():
     x = np.arange(5.0)
     row = significance.compare(x, x, np.arange(5))
     assert (row["p"], row["rank_biserial"], row["cliffs_delta"], row["mean_delta"], row["n_zero"]) == (1, 0, 0, 0, 5)
+    assert row["p_same"] < 0.001
 
 
 def test_refusals():

@@ -111,12 +111,13 @@ def test_a_mean_against_its_ranks_is_no_win(adjusted, marked):
         "p": 0.001,
         "p_holm": adjusted,
         "cliffs_delta": 0,
+        "p_same": 0.04,
     }
     table = sections.comparison_table("", [row | {"rank_biserial": -0.4}])
-    assert table.lines[0].cells[1].text == "+0.0100" + "†" * marked
-    assert not table.lines[0].cells[4].best and len(table.notes) == 1 + marked
+    assert table.lines[0].cells[1].text == "+0.0100" + "†" * marked and table.lines[0].cells[-1].text == "0.0400"
+    assert not table.lines[0].cells[4].best and len(table.notes) == 2 + marked
     agreeing = sections.comparison_table("", [row | {"rank_biserial": 0.4}])
-    assert agreeing.lines[0].cells[4].best == marked and len(agreeing.notes) == 1
+    assert agreeing.lines[0].cells[4].best == marked and len(agreeing.notes) == 2
 
 
 def test_target_ranks_come_from_reciprocal_ranks_of_all_families(run):
