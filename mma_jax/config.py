@@ -21,8 +21,8 @@ def base() -> ConfigDict:
     config.run = "all"  # one of mma_jax.runs.registry.RUNS
     config.seed = 0  # splits, sampling of episodes, ties, shuffles
     config.seeds = "0"  # training seeds of methods that have any randomness of their own
-    config.methods = "scripted"  # names of agents/registry.py; "scripted" = all without a language model
-    config.protocols = "ooma,lomo,full_catalog,interactive"
+    config.methods = "scripted"  # of agents/registry.py; scripted | baselines | agents stand for all of their kind
+    config.protocols = "ooma,lomo,full_catalog,interactive"  # and stress_wrong, stress_stale: tools that lie
 
     config.data = ConfigDict()
     config.data.source = "generated"  # generated | atomic | amazon2014
@@ -72,7 +72,7 @@ def base() -> ConfigDict:
     config.env.summaries = "surviving"  # surviving (paper §3.1) | none (strict: only tools reveal anything)
     config.env.summary_tokens = 16  # of a candidate's summary in the prompt, at most
     config.env.graph_titles = True
-    config.env.graph_counts = True  # Retrieve_Graph also tells how often each candidate was taken (False: the paper)
+    config.env.graph_counts = True  # Retrieve_Graph also tells each candidate's degree, "taken" (False: the paper)
     config.env.max_items = 0  # ids per Analyze_* call, 0 = no limit, 1 = the paper
     config.env.alpha = 0.5  # fusion weight inside the reward
     config.env.cost_tool = -0.02

@@ -65,7 +65,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except AttributeError as error:
         raise InputError(f"unknown config key {error}: the keys are listed in mma_jax/config.py") from error
     except Exception as error:  # config files are code: whatever they raise is about the user's input
-        raise InputError(" ".join(str(error).split())) from error
+        said = str(error).strip()
+        if "Traceback" in said:  # of the file's own code, or of a preset given to a file that has none
+            said = f"the file of --config ended with {said.splitlines()[-1]}"
+        raise InputError(" ".join(said.split())) from error
 
 
 def run() -> None:

@@ -22,7 +22,7 @@ def reverse_rank(case: Case) -> np.ndarray:
 
 
 def popularity_scores(case: Case, popularity: np.ndarray) -> np.ndarray:
-    """How often each was taken in training, constant where behaviour is missing (DESIGN §5.2). popularity: int [I]."""
+    """Popularity where behaviour survives, constant elsewhere (DESIGN §5.2). popularity: int [I], see `GraphStore`."""
     counts = popularity[case.pool].astype(float)
     return counts if case.mask[2] else np.zeros_like(counts)
 

@@ -267,7 +267,7 @@ def _check_room(prompt: int, max_new: int, context: int, what: str) -> None:
     if prompt + max_new > context:
         raise InputError(
             f"{what} opens with {prompt} tokens and a turn may take {max_new}, more than the context of {context}: "
-            "raise config.env.context or lower config.pool.size"
+            "raise config.env.context and the largest of config.sampler.slots, or lower config.pool.size"
         )
 
 

@@ -69,7 +69,7 @@ SCORERS = {"text": lexical, "image": tags, "behavior": neighbors}
 
 
 def fused(notes: Notes) -> np.ndarray:
-    """Mean of the min–max normalised scores of every source that answered; zeros if none did."""
+    """Sum of the min–max normalised scores of every source that answered; zeros if none did."""
     total = np.zeros(len(notes.handles))
     for modality, scorer in SCORERS.items():
         if notes.got(modality):

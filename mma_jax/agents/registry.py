@@ -29,7 +29,7 @@ class Context:
     name: str
     train_env: Environment
     train: list[Episode]
-    distributions: dict[str, np.ndarray]  # family -> how often an inserted target gets each within-pool rank, float64 [B]
+    distributions: dict[str, np.ndarray]  # family -> float64 [B], see `Experiment.distribution`
     world: World | None  # the truth of a generated dataset, for its bounds alone
     seed: int  # of whatever randomness the method has of its own
     batch: int

@@ -149,7 +149,7 @@ class Evidence:
         return same | forward | backward
 
     def counts(self, pool: np.ndarray) -> dict[str, int]:
-        """Handle -> how often that candidate was taken in training."""
+        """Handle -> how often that candidate was taken in training, or, where pairs are the graph, how many list it."""
         return {str(j): int(n) for j, n in enumerate(self.graph.popularity[pool], start=1)}
 
     def _text_profile(self, key: bytes) -> dict[str, dict[str, int]]:

@@ -6,12 +6,15 @@ import functools
 import math
 from collections.abc import Iterable
 
+from mma_jax.agents.demonstrations import SOURCES
 from mma_jax.agents.registry import METHODS
+from mma_jax.baselines.registry import BASELINES
 from mma_jax.data import thinning
 from mma_jax.envs.environment import Environment, Options
 from mma_jax.envs.evidence import Evidence
 from mma_jax.envs.rewards import Costs
 from mma_jax.evaluation.episodes import PROTOCOLS
+from mma_jax.learning import ppo, sft
 from mma_jax.retrieval import pools
 from mma_jax.types import InputError
 
@@ -32,12 +35,46 @@ RANGES: dict[str, tuple[float, float]] = {
     "eval.fit_episodes": (1, ANY),
     "eval.batch": (1, ANY),
     "eval.traces": (0, ANY),
+    "eval.probes": (0, ANY),
     "eval.queries": (1, ANY),
     "eval.bootstrap": (10, ANY),
     "audit.ndcg_tolerance": (0, 1),
     "audit.recall_gap": (0, 1),
+    "model.lora_rank": (1, ANY),
+    "model.value_hidden": (1, ANY),
+    "sampler.rows": (1, ANY),
     "sampler.lanes": (1, ANY),
+    "sampler.max_new": (1, ANY),
+    "sft.levels": (2, ANY),
+    "sft.first_stage": (0, ANY),
+    "sft.episodes": (1, ANY),
+    "sft.fit_episodes": (1, ANY),
+    "sft.steps": (1, ANY),
+    "sft.batch": (1, ANY),
+    "sft.lr": (0, ANY),
+    "sft.warmup": (0, ANY),
     "sft.b2": (0, 1),
+    "sft.nonfinite_limit": (1, ANY),
+    "sft.checkpoint_every": (1, ANY),
+    "sft.log_every": (1, ANY),
+    "ppo.iterations": (1, ANY),
+    "ppo.lr": (0, ANY),
+    "ppo.value_lr": (0, ANY),
+    "ppo.value_only": (0, ANY),
+    "ppo.warmup": (0, ANY),
+    "ppo.nonfinite_limit": (1, ANY),
+    "ppo.checkpoint_every": (1, ANY),
+    "ppo.query_every": (1, ANY),
+    "ppo.query": (0, ANY),
+    "ppo.validate": (0, ANY),
+    "ppo.missing": (0, 1),
+    "agentcf.interactions": (0, ANY),
+    "agentcf.words": (1, ANY),
+    "agentcf.max_new": (1, ANY),
+} | {
+    f"baselines.{one.settings}.{key}": (least, ANY)
+    for one in BASELINES.values()
+    for key, least in (("lr", 0), ("epochs", 1), ("batch", 1), ("validate_every", 1), ("patience", 1))
 }
 """Least and greatest value of the numbers that have one."""
 
@@ -52,6 +89,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "sampler.grammar": ("on", "off"),
     "graph.index": ("hnsw", "flat"),
     "graph.source": ("interactions", "copurchases"),
+    "sft.scores": SOURCES,
+    "sft.mean": sft.MEANS,
 }
 
 
@@ -66,7 +105,10 @@ def check_settings(config) -> None:
     if not config.data.name:
         raise InputError("config.data.name is empty: name the dataset")
     _check_drop(config)
+    ppo.check(config.ppo)
     seeds(config)
+    for protocol in listed(config.eval.language_protocols):
+        one_of("eval.language_protocols", protocol, PROTOCOLS)
     for protocol in asked_protocols(config):
         # the environment itself refuses what does not fit its turns and context
         environment = Environment(Evidence(), options(config, protocol))
@@ -111,10 +153,10 @@ def asked_protocols(config) -> list[str]:
 
 def seeds(config) -> list[int]:
     """config.seeds, each once."""
-    try:
-        return [int(seed) for seed in listed(config.seeds)] or [0]
-    except ValueError:
-        raise InputError(f"config.seeds={config.seeds!r}: give whole numbers, comma-separated") from None
+    found = listed(config.seeds)
+    if not all(seed.isdecimal() for seed in found):
+        raise InputError(f"config.seeds={config.seeds!r}: give whole numbers from 0 on, comma-separated")
+    return [int(seed) for seed in found] or [0]
 
 
 def listed(text: str) -> list[str]:

@@ -161,8 +161,8 @@ class Experiment:
 
     @functools.cache  # noqa: B019
     def distribution(self, family: str) -> np.ndarray:
-        """Where the pool's rule puts a target that is not among the best B itself: last in the paper's pools, or like the
-        training targets that are. float64 [B]."""
+        """How often the pool's rule puts an inserted target at each rank, float64 [B]: always last in the paper's
+        pools, or as often as training targets stand there that are among the best B themselves."""
         if self.config.pool.kind == "paper":
             return np.eye(self.config.pool.size)[-1]
         ranks = episode_builder.first_stage_ranks(

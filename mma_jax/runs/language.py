@@ -198,11 +198,18 @@ def keep_float32() -> None:
 
 
 def check(config) -> None:
-    """Raise InputError, before any work, if there is no base model where the config says."""
+    """Raise InputError, before any work, if there is no base model where the config says, or it has no tokenizer, or
+    sequences get longer than what is trained on."""
     if not (Path(config.model.path or L0_TINY) / "config.json").is_file():
         raise InputError(
             f"agents need a base model, and {config.model.path or L0_TINY} is none: give a Hugging Face folder by "
             "--config.model.path, for example the DIR/l0_tiny that --config.run=pretrain makes"
+        )
+    load_tokenizer(config.model.path or L0_TINY)
+    longest = min(config.env.context, max(numbers(config, "sampler.slots")))
+    if config.model.lengths and (trained := max(numbers(config, "model.lengths"))) < longest:
+        raise InputError(
+            f"config.model.lengths ends at {trained}, and an episode may have {longest} tokens: add {longest}"
         )
 
 

@@ -6,11 +6,15 @@ import shlex
 import sys
 from pathlib import Path
 
+from mma_jax.evaluation.results import RESULTS
 from mma_jax.reports.html import write_report
+from mma_jax.types import InputError
 
 
 def run(config, directory: Path, dry_run: bool) -> None:
     if dry_run:
         print(f"report: {directory / 'report' / 'index.html'}")
         return
+    if not any((directory / name).exists() for name in (RESULTS, "audit.json")):
+        raise InputError(f"{directory} has no results to report: is it the --workdir of a run that was evaluated?")
     print(f"\nreport: {write_report(directory, command=shlex.join(['python', '-m', 'mma_jax.main', *sys.argv[1:]]))}")

@@ -34,7 +34,7 @@ from mma_jax.runs import hosts, prepare
 from mma_jax.runs.language import Language, rates
 from mma_jax.runs.prepare import experiment
 from mma_jax.runs.workdir import check_room, used
-from mma_jax.types import FAMILIES, Episode
+from mma_jax.types import FAMILIES, Episode, InputError
 
 KEEP = 2  # checkpoints, beside the best
 LEARNED_FROM = ("ooma", "lomo")  # the protocols whose training episodes teach, whatever is evaluated
@@ -272,8 +272,13 @@ class Trainer:
 
 
 def natural(names: list[str], missing: float) -> np.ndarray:
-    """Probabilities of families if each modality is missing independently, float64 [families]."""
+    """Probabilities of families if each modality is missing independently, float64 [families].
+
+    Raises InputError if none of them can occur.
+    """
     shares = np.array([np.prod([1 - missing if there else missing for there in FAMILIES[name]]) for name in names])
+    if not shares.any():
+        raise InputError(f"config.ppo.missing={missing} leaves none of the families {', '.join(names)}: try 0.3")
     return shares / shares.sum()
 
 

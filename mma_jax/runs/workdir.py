@@ -26,7 +26,7 @@ def open_workdir(path: str, config: ConfigDict, dry_run: bool) -> Path:
     directory = Path(path).expanduser()
     settings = json.loads(config.to_json())
     known = directory / "config.json"
-    if known.exists():
+    if known.exists() and any(path != known for path in directory.iterdir()):  # or else the input before was wrong
         try:
             saved = json.loads(known.read_text())
         except ValueError as error:

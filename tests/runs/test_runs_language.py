@@ -11,7 +11,7 @@ from mma_jax.config import base
 from mma_jax.models.convert import L0_TINY, save_llama
 from mma_jax.models.llama import Llama, LlamaConfig
 from mma_jax.models.tokenizer import load_tokenizer
-from mma_jax.runs.language import Language, keep_float32
+from mma_jax.runs.language import Language, check, keep_float32
 from mma_jax.types import InputError
 
 
@@ -29,6 +29,18 @@ def test_a_tokenizer_with_more_tokens_than_the_embedding_has_rows_is_refused(mis
     with pytest.raises(InputError, match="not of one checkpoint") as caught:
         Language(config)
     assert str(tmp_path) in str(caught.value) and str(tokens) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_training_could_not_hold_is_told_before_any_work(tmp_path):
+    config = base()
+    check(config)
+    config.model.lengths = "512,4096"
+    with pytest.raises(InputError, match="ends at 4096, and an episode may have 8192"):
+        check(config)
+    (tmp_path / "config.json").write_text("{}")
+    config.model.path = str(tmp_path)
+    with pytest.raises(InputError, match=r"no tokenizer\.json"):
+        check(config)
 
 
 def test_float32_is_float32_on_an_accelerator_too(monkeypatch):

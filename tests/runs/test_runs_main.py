@@ -27,13 +27,13 @@ SMALL = [
 FILES = ("results.jsonl", "per_episode.jsonl", "traces.jsonl", "comparisons.jsonl", "audit.json", "statistics.json")
 
 
-def command(workdir, *options, config="demo"):
+def command(workdir, *options, config="demo.py"):
     return [
-        sys.executable, "-m", "mma_jax.main", f"--config=configs/{config}.py", f"--workdir={workdir}", *options,
+        sys.executable, "-m", "mma_jax.main", f"--config=configs/{config}", f"--workdir={workdir}", *options,
     ]  # fmt: skip
 
 
-def run(workdir, *options, config="demo"):
+def run(workdir, *options, config="demo.py"):
     return subprocess.run(command(workdir, *options, config=config), cwd=ROOT, capture_output=True, text=True)
 
 
@@ -145,6 +145,7 @@ BAD = {
     "not a number at all": (["--config.graph.decay=nan"], ["decay"]),
     "negative seed": (["--config.seed=-1"], ["seed"]),
     "no root": (["--config.data.source=atomic"], ["data.root"]),
+    "nothing to report": (["--config.run=report"], ["no results"]),
 }
 
 
@@ -154,8 +155,18 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, case):
     refused(run(tmp_path / "w", *SMALL, *options), *words)
 
 
+def test_a_wrong_setting_does_not_lock_its_folder(tmp_path):
+    refused(run(tmp_path, *SMALL, "--config.pool.size=1"), "pool.size")
+    assert run(tmp_path, *SMALL, "--config.run=prepare").returncode == 0
+    refused(run(tmp_path, *SMALL, "--config.pool.size=9"), "pool.size", "other settings")
+
+
+def test_a_preset_for_a_config_that_has_none(tmp_path):
+    refused(run(tmp_path, config="generated.py:foo"), "takes 0 positional arguments")
+
+
 def test_missing_config_file(tmp_path):
-    refused(run(tmp_path, config="no_such_config"), "no_such_config")
+    refused(run(tmp_path, config="no_such_config.py"), "no_such_config")
 
 
 def test_inter_without_user_id(tmp_path):

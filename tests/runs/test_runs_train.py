@@ -159,6 +159,11 @@ def test_natural_mixture_by_hand():
     np.testing.assert_allclose(shares, raw / raw.sum())
 
 
+def test_a_natural_mixture_of_nothing_is_refused():
+    with pytest.raises(InputError, match=r"ppo\.missing=0"):
+        train.natural(["no_text", "text_only"], missing=0)
+
+
 def test_evaluate_plays_agents_beside_scripts(trained, config):
     evaluate.run(config, trained, dry_run=False)
     rows = [json.loads(line) for line in (trained / "results.jsonl").open()]

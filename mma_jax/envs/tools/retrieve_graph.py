@@ -23,8 +23,9 @@ def retrieve_graph(
     is called by its handle, or "-" if it is no candidate.
 
     With `graph_counts` the answer begins with {"taken": {handle: n}}, how often each candidate was taken in
-    training. This goes beyond the paper: the first stage has placed the candidates by the very same graph, and
-    without the counts the tool has little to add (on Amazon Baby nothing that any fusion weight could use).
+    training (or listed, where the graph is made of pairs). This goes beyond the paper: the first stage has placed the
+    candidates by the very same graph, and without the counts the tool has little to add (on Amazon Baby nothing that
+    any fusion weight could use).
     """
     if not evidence.observes(case, "behavior"):
         return None
