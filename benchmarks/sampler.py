@@ -101,7 +101,9 @@ def ours(folder: str) -> Begin:
     from mma_jax.sampling.sampler import Sampler
 
     model = load_llama(folder)
-    sampler = Sampler(model, (), (512, 640, 768, 1024, 1280, 1536, 1792), (16, 64, 128, 256, 1024), block=16)
+    sampler = Sampler(
+        model, (), (512, 640, 768, 1024, 1280, 1536, 1792), (16, 32, 64, 96, 128, 256, 384, 1024), block=16
+    )
 
     def begin(rows: int) -> Converse:
         session = sampler.open(nnx.state(model), rows, 512)

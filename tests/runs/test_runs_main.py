@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 
@@ -34,13 +35,13 @@ def command(workdir, *options, config="demo.py"):
 
 
 def run(workdir, *options, config="demo.py"):
-    return subprocess.run(command(workdir, *options, config=config), cwd=ROOT, capture_output=True, text=True)
+    return forked.run(command(workdir, *options, config=config)[3:])
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     directory = tmp_path_factory.mktemp("demo")
-    done = run(directory, *SMALL)
+    done = subprocess.run(command(directory, *SMALL), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return directory, done.stdout
 
