@@ -1,4 +1,4 @@
-"""The command line in a process forked from one that has done the imports: as new as any, and several seconds sooner."""
+"""The command line in a process forked from one that has done the imports: as new as any, and seconds sooner."""
 
 import multiprocessing
 import os

@@ -1,7 +1,8 @@
 """Trajectories -> one row per episode -> result rows. Every method goes through here, whatever it is.
 
-Eq. 2 fuses the agent's scores with the first stage's; its weight is chosen on validation once per dataset, protocol and
-method (DESIGN §5.6), for each training seed, whose model is one of its own; never per family: that would reveal the mask.
+Eq. 2 fuses the agent's scores with the first stage's; its weight is chosen on validation once per dataset, protocol
+and method (DESIGN §5.6), for each training seed, whose model is its own, and never per family: that would reveal the
+mask.
 """
 
 from __future__ import annotations
