@@ -84,9 +84,14 @@ DATASETS: dict[str, Data] = {
 }
 
 TIMES: dict[tuple[str, str], str] = {
-    ("table4", "ml-100k"): "17 minutes a seed beside other work: ten baselines of 10 to 100 epochs, no agent",
+    ("table2", "ml-100k"): "3:21 minutes beside other work",
+    ("table4", "ml-100k"): "62 minutes for five seeds beside other work: twelve baselines of 10 to 100 epochs, no agent",
+    ("table3", "ml-100k"): "21 s where table4 is done",
+    ("table6", "ml-100k"): "15 s where table4 is done",
+    ("table7", "ml-100k"): "40 s where table4 is done",
+    ("table9", "ml-100k"): "13 s where table4 is done",
 }
-"""(table, dataset) -> wall time on 2 cores with nothing computed before and the defaults; --help prints it."""
+"""(table, dataset) -> wall time on 2 cores, with nothing computed before unless it says so; --help prints it."""
 
 
 def methods(table: Table, real: bool, agents: bool, only: tuple[str, ...]) -> tuple[str, ...]:
