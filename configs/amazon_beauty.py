@@ -6,7 +6,7 @@ DATA holds amazon-beauty/ with amazon-beauty.inter and amazon-beauty.item. There
 families no_image, text_only and behavior_only can be realised; the others are left out. Recall is measured on sampled
 targets of all users; the split is per user (last 10% test, 10% before it validation).
 
-Took 5:18 minutes and 2.1 GB on 2 cores. Expect recall@100 of .18 (text), .20 (behaviour); OOMA NDCG@10 .191 for the
+Took 5:18 minutes and 2.1 GB on 2 cores. Expect recall@100 of .18 (text), .20 (behaviour); OOMA NDCG@10 .186 for the
 first stage, and no method that needs no language model far above it.
 """
 
