@@ -9,12 +9,12 @@ B = 20 candidates, 200 test targets a family; all methods that need no language 
 Bayes bound and the reward-optimal router beside them; ReAct, MMA-SFT (150 steps) and MMA-Auto (8 iterations of PPO, 16
 episodes each) in "ooma".
 
-Took 9:46 minutes once installed on 2 cores, 11:12 at another time of a shared machine; the installation and the
+Took 8:33 minutes once installed on 2 cores (9:46 and 11:12 on other days and machines); the installation and the
 scripted methods take one each. Expect OOMA NDCG@10 of .265 for the first stage, .264 for RuleRouter-Fuse, .255 for
-ReAct, .282 for MMA-SFT (p = .002 against RuleRouter-Fuse after Holm), .289 for MMA-Auto (p = .001), .297 for
-Evidence-linear, .369 for Bayes. Both agents call the right tool and score after it, in 2.0 turns. Rounding alone
-moves so short a training by .01 to .02, and 200 steps of SFT with 32 episodes an iteration gave .291 and .298; alpha,
-chosen on 60 targets a family, is part of that.
+ReAct, .297 for Evidence-linear, .369 for Bayes, and .28 to .29 for MMA-SFT and MMA-Auto: .286 and .279 in that run,
+.293 and .280, .282 and .289 before. Which of the two is ahead is chance: 128 episodes of PPO move the policy by .005
+nats a token, and alpha, chosen on a few hundred validation episodes, moves the figures by .01. Both agents call the
+right tool and score after it, in 2.0 turns.
 """
 
 from mma_jax.config import generated_world
