@@ -52,12 +52,10 @@ def methods(default: Sequence[str]) -> list[str]:
 
 def judged(names: Sequence[str], rest: Sequence[str]) -> list[str]:
     """The options of a run that evaluates these methods; `rest`: what followed `--`, which has the last word."""
-    for protocol in protocols():
-        one_of("protocols", protocol, PROTOCOLS)
     return [
         "--config.run=evaluate",
         f"--config.methods={','.join(names)}",
-        f"--config.protocols={_PROTOCOLS.value}",
+        f"--config.protocols={','.join(protocols())}",
         "--config.eval.traces=0",  # nobody steps through episodes of a curve
         *rest,
     ]
@@ -117,7 +115,7 @@ def samples(folder: Path, names: Sequence[str], metrics: Sequence[str] = ("ndcg@
     found: dict[Key, Sample] = {}
     families: dict[tuple[str, str], list[Sample]] = {}
     for (_, protocol, family, method), sample in read_samples(folder, metrics).items():
-        if method in names and protocol in listed(_PROTOCOLS.value):
+        if method in names and protocol in protocols():
             found[protocol, family, method] = sample
             families.setdefault((protocol, method), []).append(sample)
     for (protocol, method), members in families.items():
@@ -140,8 +138,11 @@ def mean(values: np.ndarray, users: np.ndarray) -> tuple[float, float, float]:
 
 
 def protocols() -> list[str]:
-    """--protocols."""
-    return listed(_PROTOCOLS.value)
+    """--protocols. Raises InputError for one that is unknown."""
+    chosen = listed(_PROTOCOLS.value)
+    for name in chosen:
+        one_of("protocols", name, PROTOCOLS)
+    return chosen
 
 
 def write(name: str, text: str, figures: dict[str, str]) -> None:

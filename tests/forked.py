@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["mma_jax.main", "mma_jax.runs.registry"])
+PROCESSES.set_forkserver_preload(["mma_jax.main"])
 
 
 def run(arguments: list[str]) -> subprocess.CompletedProcess:

@@ -6,10 +6,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 name=${1:?usage: launch/tables/pareto.sh DATASET [options] [-- options of mma_jax.main]}
-python=${PYTHON:-.venv/bin/python}
-if ! command -v "$python" > /dev/null; then
-    echo "launch: no $python: install as README.md says, or set PYTHON" >&2
-    exit 2
-fi
-exec "$python" -m launch.pareto \
+exec launch/tables/python.sh -m launch.pareto \
   --config="configs/$name.py" --workdir="${RUNS:-runs}/pareto/$name" "${@:2}"

@@ -6,6 +6,7 @@ module, and `make(config, corpus) -> Recommender`. `fit.fit` trains them all.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -35,14 +36,15 @@ class Kept(nnx.Variable):
 class Model(nnx.Module):
     """Arrays are nnx.Param (trained by gradient), Kept, or Given; all three methods are traced."""
 
+    @abc.abstractmethod
     def loss(self, batch: Batch, key: jax.Array) -> jax.Array:
         """float32 []: of one batch. key: for dropout and the like."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def encode(self) -> Tables:
         """What every score needs, computed once: a pytree."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def score(self, tables: Tables, query: Query, items: jax.Array | None) -> jax.Array:
         """float32 [Q, B], higher is better; equal where the model has nothing to say.
 
@@ -51,7 +53,6 @@ class Model(nnx.Module):
             query: Q rows.
             items: int32 [Q, B]. None, for models of identity alone: the whole catalog, with nothing hidden.
         """
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)

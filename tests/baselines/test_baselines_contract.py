@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from mma_jax.baselines import fit
-from mma_jax.baselines.recommender import LOOP
+from mma_jax.baselines.recommender import LOOP, Model
 from mma_jax.baselines.registry import BASELINES
 from mma_jax.types import FAMILIES, MODALITIES
 
@@ -117,3 +117,15 @@ def test_settings_have_what_the_loop_reads(name):
 def test_everything_a_model_holds_is_declared(name):
     _, learned, _ = fit.split(BASELINES[name].make(settings(name), planted.corpus()), 0)  # raises if it is not
     assert jax.tree.leaves(nnx.filter_state(learned, nnx.Param))
+
+
+def test_an_entry_that_does_not_score_is_refused():
+    class Half(Model):
+        def loss(self, batch, key):
+            return 0.0
+
+        def encode(self):
+            return ()
+
+    with pytest.raises(TypeError, match=r"abstract method '?score"):
+        Half()

@@ -43,6 +43,19 @@ def test_paper_pools_fail(tmp_path):
     assert not rows["inverse_rank"]["pass"] and not rows["rank_only"]["pass"]
 
 
+@pytest.mark.parametrize("kind", ["paper", "calibrated"])
+def test_inserted_targets_stand_where_the_bound_thinks(tmp_path, kind):
+    config = base()
+    config.world.images, config.pool.kind, config.pool.size = False, kind, 20
+    config.world.n_items, config.world.n_users, config.episodes.test = 200, 400, 100
+    made = experiment(config, tmp_path)
+    for family in made.families("ooma"):
+        members = [e for e in made.episodes("test", "ooma") if e.family == family and e.inserted]
+        ranks = [int(e.case.ranks[e.target_position]) for e in members if e.case.scores.any()]
+        chance = made.distribution(family)[np.array(ranks) - 1].mean()
+        assert len(ranks) > 20 and (chance == 1 if kind == "paper" else chance < 0.5)
+
+
 def test_self_edges_fail(tmp_path):
     rows = audited(tmp_path, evidence__crossfit=False)
     assert not rows["self_edges"]["pass"] and rows["self_edges"]["value"] > 100

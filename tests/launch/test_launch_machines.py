@@ -109,6 +109,11 @@ def test_processes_that_end_well_end_well():
     assert gpus.supervise([subprocess.Popen([sys.executable, "-c", ""]) for _ in range(2)]) == 0
 
 
+def test_help_is_no_error():
+    done = launch("gpus", "--help")
+    assert done.returncode == 0 and "--each" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -120,6 +125,7 @@ def test_processes_that_end_well_end_well():
         (("slurm", "--nodes=0"), "--nodes=0"),
         (("slurm", "--knots=2"), "Unknown command line flag 'knots'"),
         (("gpus", "--config=configs/nope.py", "--print_only"), "configs/nope.py: no such file"),
+        (("missing_rate", "--protocols=foo", "--print_only"), "unknown 'foo' in config.protocols"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments, message):

@@ -1,6 +1,7 @@
 """Sweeps: their points, what they run, that they resume, and their table."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,10 +49,20 @@ def test_another_command_is_not_done(tmp_path):
     assert not sweep.done(tmp_path, words) and not sweep.done(tmp_path, other)
 
 
-def run(*arguments):
+def run(*arguments, path=os.environ["PATH"]):
     return subprocess.run(
-        [sys.executable, "-m", "launch.sweep", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "launch.sweep", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
     )
+
+
+def test_without_slurm_one_line(tmp_path):
+    done = run("--config=configs/demo.py", f"--workdir={tmp_path}", "--slurm=partition=gpu", path=str(tmp_path))
+    assert done.returncode == 2 and done.stderr.startswith("launch: sbatch is not installed here")
 
 
 def test_points_run_once_and_failures_are_told(tmp_path):
@@ -70,6 +81,8 @@ def test_points_run_once_and_failures_are_told(tmp_path):
     assert again.returncode == 1 and (good / "log.txt").read_bytes() == before
     shown = run(*arguments[:4], "--print_only", *arguments[4:])
     assert shown.stdout.count("mma_jax.main") == 1 and "nonsense" in shown.stdout
+    other = run(*arguments[:4], "--print_only", *arguments[4:], "--config.seed=1")
+    assert other.stdout.count("mma_jax.main") == 2  # what is done was done by another command
 
 
 def test_wrong_input_is_one_line(tmp_path):

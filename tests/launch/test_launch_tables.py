@@ -138,7 +138,7 @@ def test_a_wrong_setting_ends_in_one_line(tmp_path):
 
 def test_without_python_one_line(tmp_path):
     (tmp_path / "launch" / "tables").mkdir(parents=True)
-    for name in ("run.sh", "table4.sh"):
+    for name in ("python.sh", "run.sh", "table4.sh"):
         (tmp_path / "launch" / "tables" / name).write_bytes((SCRIPTS / name).read_bytes())
         (tmp_path / "launch" / "tables" / name).chmod(0o755)
     environment = {key: value for key, value in os.environ.items() if key != "PYTHON"}

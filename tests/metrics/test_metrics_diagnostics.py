@@ -118,3 +118,8 @@ def test_the_rule_router_has_the_papers_failed_call_rate_and_turns():
 def test_summary_of_nothing():
     assert summarize([]) == {}
     assert math.isnan(summarize([diagnose(AT_ONCE)])["failed_call_rate"])
+
+
+def test_a_tool_of_ones_own_counts_as_a_call():
+    row = diagnose(play(turn("Search_Reviews", null=True), turn("Search_Reviews"), SCORE))
+    assert (row["evidence_calls"], row["failed_calls"], row["recovered"]) == (2, 1, 1)

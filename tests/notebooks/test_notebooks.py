@@ -4,36 +4,16 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from flax import nnx
+import tiny
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from mma_jax.learning import vocabulary
-from mma_jax.models.convert import save_llama
-from mma_jax.models.llama import Llama, LlamaConfig
-from mma_jax.models.tokenizer import load_tokenizer, train_tokenizer
-
 FOLDER = Path(__file__).parents[2] / "notebooks"
-SMALL = {
+SMALL = tiny.SETTINGS | {
     "methods": "First-stage,RuleRouter-Fuse,Evidence-linear,Bayes,MMA-SFT,MMA-Auto",
-    "protocols": "ooma",
-    "world.n_items": 120,
-    "world.n_users": 250,
-    "pool.size": 5,
-    "episodes.train": 60,
-    "episodes.valid": 6,
-    "episodes.test": 8,
-    "env.turns": 3,
-    "env.context": 512,
-    "sampler.slots": "512",
-    "sampler.chunks": "32,256",
-    "sampler.max_new": 24,
-    "model.lengths": "512",
     "sft.steps": 2,
-    "sft.episodes": 20,
     "ppo.iterations": 2,
     "ppo.prompts": 2,
-    "ppo.query": 1,
     "eval.probes": 2,
     "eval.bootstrap": 20,
 }
@@ -58,9 +38,7 @@ def shown(notebook, kind):
 def quickstart(tmp_path_factory):
     """The first notebook, and the folder it worked in."""
     base, workdir = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("work")
-    train_tokenizer(base, vocabulary.corpus(), vocabulary.symbols(), vocabulary.CONTROL, 2600, vocabulary.TEMPLATE)
-    shape = LlamaConfig(load_tokenizer(base).vocab_size, 32, 1, 2, 1, 16, 48, 1e4, None, 1e-5, True)
-    save_llama(Llama(shape, rngs=nnx.Rngs(0)), base)
+    tiny.base_model(base)
     settings = SMALL | {"model.path": str(base)}
     return executed("quickstart", f"WORKDIR = {str(workdir)!r}", f"SETTINGS |= {settings!r}"), workdir
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,42 +12,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 
 from mma_jax.learning import interrupts
 from mma_jax.learning.sequences import Sequence
-from mma_jax.models.convert import L0_TINY, save_llama
-from mma_jax.models.llama import Llama, LlamaConfig, nnx
-from mma_jax.models.tokenizer import load_tokenizer
 from mma_jax.runs import hosts
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = {
+SETTINGS = tiny.SETTINGS | {
     "methods": "MMA-Auto",
-    "protocols": "ooma",
-    "world.n_items": 120,
-    "world.n_users": 250,
     "world.images": False,
-    "pool.size": 5,
-    "episodes.train": 60,
-    "episodes.valid": 6,
-    "episodes.test": 8,
-    "env.turns": 3,
-    "env.context": 512,
-    "sampler.slots": "512",
-    "sampler.chunks": "32,256",
-    "sampler.max_new": 24,
-    "sampler.rows": 8,
-    "model.lengths": "512",
     "sft.steps": 4,
-    "sft.batch": 4,
-    "sft.episodes": 20,
-    "sft.checkpoint_every": 2,
     "ppo.iterations": 4,
     "ppo.prompts": 4,
     "ppo.samples": 2,
-    "ppo.query": 1,
     "ppo.value_only": 0,
-    "ppo.checkpoint_every": 1,
     "ppo.micro_batch": 4,
     "ppo.temperature": 1.0,
 }
@@ -58,10 +36,7 @@ SETTINGS = {
 def small(tmp_path_factory):
     """(a base model of one layer, a folder for what has been compiled)"""
     folder = tmp_path_factory.mktemp("model")
-    for name in ("tokenizer.model", "tokenizer_config.json"):
-        shutil.copy(L0_TINY / name, folder)
-    shape = LlamaConfig(load_tokenizer(folder).vocab_size, 32, 1, 2, 1, 16, 48, 1e4, None, 1e-5, True)
-    save_llama(Llama(shape, rngs=nnx.Rngs(0)), folder)
+    tiny.base_model(folder)
     return folder, tmp_path_factory.mktemp("compiled")
 
 

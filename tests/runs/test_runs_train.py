@@ -5,17 +5,17 @@ import json
 import jax
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 
 from mma_jax.config import base
 from mma_jax.evaluation.replay import AlteredEnvironment
 from mma_jax.evaluation.results import Cell
-from mma_jax.learning import ppo, vocabulary
+from mma_jax.learning import ppo
 from mma_jax.learning.checkpoint import Checkpoints
 from mma_jax.models import peft
 from mma_jax.models.convert import save_llama
 from mma_jax.models.llama import Llama, LlamaConfig
-from mma_jax.models.tokenizer import load_tokenizer, train_tokenizer
 from mma_jax.runs import evaluate, train
 from mma_jax.runs.agents import Agents
 from mma_jax.runs.language import Language
@@ -26,9 +26,7 @@ from mma_jax.types import InputError
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
-    train_tokenizer(folder, vocabulary.corpus(), vocabulary.symbols(), vocabulary.CONTROL, 2600, vocabulary.TEMPLATE)
-    shape = LlamaConfig(load_tokenizer(folder).vocab_size, 32, 1, 2, 1, 16, 48, 1e4, None, 1e-5, True)
-    save_llama(Llama(shape, rngs=nnx.Rngs(0)), folder)
+    tiny.base_model(folder)
     return folder
 
 
@@ -36,17 +34,14 @@ def checkpoint(tmp_path_factory):
 def config(checkpoint):
     config = base()
     config.methods = "RuleRouter-Fuse,ReAct,MMA-SFT,MMA-Auto"
-    config.protocols = "ooma"
+    config.update_from_flattened_dict(tiny.SETTINGS)
     config.model.path = str(checkpoint)
-    config.world.n_items, config.world.n_users, config.world.images = 120, 250, False
-    config.pool.size = 5
-    config.episodes.train, config.episodes.valid, config.episodes.test = 60, 6, 8
+    config.world.images = False
     config.graph.source = "copurchases"
-    config.env.turns, config.env.context, config.env.count = 3, 512, "model"
-    config.sampler.slots, config.sampler.chunks, config.sampler.max_new, config.sampler.rows = "512", "32,256", 24, 8
-    config.sft.steps, config.sft.batch, config.sft.episodes, config.sft.checkpoint_every = 4, 4, 20, 2
-    config.ppo.iterations, config.ppo.prompts, config.ppo.samples, config.ppo.query = 2, 2, 2, 1
-    config.ppo.value_only, config.ppo.checkpoint_every, config.ppo.temperature, config.ppo.validate = 0, 1, 1.0, 1
+    config.env.count = "model"
+    config.sft.steps = 4
+    config.ppo.iterations, config.ppo.prompts, config.ppo.samples = 2, 2, 2
+    config.ppo.value_only, config.ppo.temperature, config.ppo.validate = 0, 1.0, 1
     config.ppo.baseline, config.ppo.credit = "siblings", "candidate"
     config.eval.bootstrap, config.eval.traces, config.eval.probes = 20, 1, 2
     return config
