@@ -24,15 +24,13 @@ def get_config():
     config.protocols = "ooma,interactive"
     config.world.n_users = 12_000  # so that PPO has 8,000 targets of its own to learn from
     config.episodes.train = 8000
-    config.episodes.valid = 200
+    config.episodes.valid = 500
     config.episodes.test = 1000
+    config.eval.fit_episodes = 20_000
     config.eval.language_protocols = "ooma,interactive"
+    config.sft.fit_episodes = 20_000  # ten times the default: the teacher's NDCG@10 .318 instead of .305
+    config.sft.episodes = 5000
     config.sft.steps = 600
-    config.sft.episodes = 2000
-    config.ppo.iterations = 28
-    config.ppo.prompts = 512
-    config.ppo.validate = 200
-    config.ppo.checkpoint_every = 4
+    config.ppo.query_every = 60
     config.ppo.query = 50
-    config.sampler.rows = 256
     return config

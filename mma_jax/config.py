@@ -154,6 +154,8 @@ def base() -> ConfigDict:
     config.ppo.kl = 0.0  # weight of the divergence from MMA-SFT; 0: it is logged, from every fourth micro-batch
     config.ppo.entropy = 0.0  # weight of the entropy
     config.ppo.max_grad_norm = 1.0
+    config.ppo.b2 = 0.999  # of Adam, for the policy
+    config.ppo.decay = False  # the policy's rate falls linearly over the second half of the updates
     config.ppo.whiten = True  # advantages, over the turns of an iteration
     config.ppo.warmup = 5
     config.ppo.nonfinite_limit = 5
@@ -230,14 +232,19 @@ def generated_world(preset: str = "default") -> ConfigDict:
     config.sft.steps = 200
     config.sft.batch = 8
     config.sft.max_grad_norm = 0.5
-    config.ppo.iterations = 12
+    config.ppo.iterations = 60
     config.ppo.prompts = 64
-    config.ppo.samples = 1
     config.ppo.credit = "level"
     config.ppo.temperature = 0.8
-    config.ppo.lr = 1e-3
+    config.ppo.minibatches = 4  # a score says little: what counts is the number of updates, see notebooks/LOG.md
+    config.ppo.lr = 5e-4
     config.ppo.value_lr = 3e-3
-    config.ppo.value_only = 2
+    config.ppo.value_only = 1
+    config.ppo.lam = 0.0  # a call is worth what V says after it, not the luck of the scores
+    config.ppo.kl = 0.05  # or the form drifts, which earns nothing where it is right
+    config.ppo.b2 = 0.98
+    config.ppo.warmup = 20
+    config.ppo.decay = True
     return config
 
 

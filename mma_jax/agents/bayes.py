@@ -47,16 +47,17 @@ def by_mask(episodes: Sequence[Episode]) -> dict[Mask, list[int]]:
     return rows
 
 
+def belief(world: World, distributions: dict[str, np.ndarray], episodes: Sequence[Episode]) -> np.ndarray:
+    """The posterior given all that survives, float64 [E, B]. Arguments as for `posterior`."""
+    table = np.empty((len(episodes), len(episodes[0].case.pool)))
+    for mask, rows in by_mask(episodes).items():
+        table[rows] = posterior(world, distributions, [episodes[n] for n in rows], mask)
+    return table
+
+
 def bayes(context):
     """The Bayes scorer: everything that the surviving modalities can say, for free."""
-
-    def scores(env, episodes: list[Episode]) -> np.ndarray:
-        table = np.empty((len(episodes), len(episodes[0].case.pool)))
-        for mask, rows in by_mask(episodes).items():
-            table[rows] = posterior(context.world, context.distributions, [episodes[n] for n in rows], mask)
-        return table
-
-    return scores
+    return lambda env, episodes: belief(context.world, context.distributions, episodes)
 
 
 def values(world: World, distributions: dict[str, np.ndarray], episodes: Sequence[Episode]) -> dict:

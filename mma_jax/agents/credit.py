@@ -63,7 +63,9 @@ def by_level(played: list[Played], alpha: float, tokenizer: Tokenizer, levels: i
     """The episodes' sequences, with the tokens that could stand in a score's place and what each would have earned.
 
     A score that is not one token, or whose token has no twin for every level, has none; neither has a map that was not
-    accepted, whose tokens share the turn's penalty.
+    accepted, whose tokens share the turn's penalty. What else stands in the turn of an accepted map gets a credit of 0:
+    it is in every map alike, so its turn's advantage is the luck of the scores, and in the gradient that luck was four
+    times as long as what the scores had to say (notebooks/LOG.md).
 
     Args:
         played: any samples of any episodes.
@@ -77,11 +79,13 @@ def by_level(played: list[Played], alpha: float, tokenizer: Tokenizer, levels: i
         choices, worth = np.full((length, levels), -1, np.int32), np.full((length, levels), np.nan, np.float32)
         earned = alternatives(episode.case.scores, one.trajectory.scores, episode.target_position, alpha, levels)
         accepted = np.isfinite(one.trajectory.scores).any()
+        last = one.sequence.turn == len(one.sequence.starts) - 1
+        own = np.where(last & accepted, 0.0, np.nan).astype(np.float32)
         for candidate, (token, *more) in _written(one, tokenizer) if accepted else ():
             found = () if more or not one.sequence.action[token] else twins(int(one.sequence.tokens[token]))
             if found:
                 choices[token], worth[token] = found, earned[candidate]
-        sequences.append(dataclasses.replace(one.sequence, choices=choices, worth=worth))
+        sequences.append(dataclasses.replace(one.sequence, choices=choices, worth=worth, credit=own))
     return sequences
 
 

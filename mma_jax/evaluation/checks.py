@@ -62,6 +62,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "ppo.value_lr": (0, ANY),
     "ppo.value_only": (0, ANY),
     "ppo.warmup": (0, ANY),
+    "ppo.b2": (0, 1),
     "ppo.nonfinite_limit": (1, ANY),
     "ppo.checkpoint_every": (1, ANY),
     "ppo.query_every": (1, ANY),

@@ -13,10 +13,13 @@ def compare_all(episodes: Iterable[dict], reference: str, resamples: int, metric
     """Rows of comparisons.jsonl: `a` against the reference `b`, per protocol and subset.
 
     episodes: rows of per_episode.jsonl. Seeds are averaged per episode first; methods are matched by episode_id. The
-    declared family of Holm's correction is all methods of one protocol and subset.
+    declared family of Holm's correction is all methods of one protocol and subset. Episodes without `metric`, and so
+    protocols that have none, are left out.
     """
     table: dict[tuple, dict[str, dict[str, list]]] = {}
     for row in episodes:
+        if metric not in row:
+            continue
         for subset in ("all", row["subset"]):
             cell = table.setdefault((row["dataset"], row["protocol"], subset), {})
             cell.setdefault(row["method"], {}).setdefault(row["episode_id"], []).append((row[metric], row["user"]))
@@ -41,7 +44,7 @@ def _compare_cell(key: tuple, methods: dict, reference: str, resamples: int, met
             "metric": metric,
             "a": name,
             "b": reference,
-            "family": f"{key[1]}/{key[2]}",
+            "family": f"{key[1]}/{key[2]}/{metric}",
             **compare(values, means[reference], clusters, resamples),
         }
         for name, values in means.items()

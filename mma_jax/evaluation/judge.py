@@ -17,6 +17,10 @@ from mma_jax.metrics import diagnostics, ranking
 from mma_jax.types import Trajectory
 
 CUTOFFS = (10, 20)
+EXPECTED = "expected_ndcg@10"
+"""NDCG@10 on average over the targets that an episode's surviving evidence leaves possible, as the generated world's
+posterior has them: the same mean without the luck of the one that was drawn, so that far smaller differences show.
+It is some thousandths too high (notebooks/LOG.md): compare by it, and take the level from NDCG@10."""
 
 
 def alpha_grid(step: float) -> np.ndarray:
@@ -38,12 +42,17 @@ def choose_alpha(validation: list[Trajectory], step: float) -> tuple[float, floa
     return float(grid[best]), float(values[best])
 
 
-def episode_rows(trajectories: list[Trajectory], alpha: float) -> list[dict]:
-    """One dict per episode: identity, ranking metrics, routing diagnostics (nan where undefined)."""
+def episode_rows(trajectories: list[Trajectory], alpha: float, belief: np.ndarray | None = None) -> list[dict]:
+    """One dict per episode: identity, ranking metrics, routing diagnostics (nan where undefined).
+
+    belief: float64 [E, B], P(target = candidate) of whoever knows the world, for EXPECTED.
+    """
     scores, targets = fused_scores(trajectories, alpha), _targets(trajectories)
     columns = {f"ndcg@{k}": ranking.ndcg(scores, targets, k) for k in CUTOFFS}
     columns |= {f"hr@{k}": ranking.hit_rate(scores, targets, k) for k in CUTOFFS}
     columns["mrr"] = ranking.mrr(scores, targets)
+    if belief is not None:
+        columns[EXPECTED] = ranking.mean_ndcg(scores, belief)
     rows = []
     for n, trajectory in enumerate(trajectories):
         episode = trajectory.episode
@@ -79,7 +88,7 @@ def result_rows(rows: list[dict], alpha: float, valid: float | None = None) -> l
 def _averages(members: list[dict]) -> dict[str, float]:
     if not members:
         return {}
-    metrics = [name for name in members[0] if name.startswith(("ndcg@", "hr@", "recall@")) or name == "mrr"]
+    metrics = [name for name in members[0] if name.startswith(("ndcg@", "hr@", "recall@", "mrr", EXPECTED))]
     values = {name: math.fsum(row[name] for row in members) / len(members) for name in metrics}
     return values | (diagnostics.summarize(members) if "turns" in members[0] else {})
 

@@ -75,8 +75,10 @@ def init(params: nnx.State, config: Any) -> TrainState:
 
 
 def _optimizer(config: Any) -> optax.GradientTransformationExtraArgs:
-    policy, value = (adam(rate, config.warmup, config.max_grad_norm, 0.0) for rate in (config.lr, config.value_lr))
-    return for_policy_and_value(policy, value)
+    updates = max(1, config.iterations - config.value_only) * config.epochs * config.minibatches
+    steps = updates if config.decay else None
+    policy = adam(config.lr, config.warmup, config.max_grad_norm, 0.0, steps, config.b2)
+    return for_policy_and_value(policy, adam(config.value_lr, config.warmup, config.max_grad_norm, 0.0))
 
 
 def make_passes(

@@ -60,6 +60,13 @@ def ndcg(scores: np.ndarray, target: np.ndarray | int, k: int = 10) -> np.ndarra
     return _expectation(_running_gain(k), *positions(scores, target))
 
 
+def mean_ndcg(scores: np.ndarray, probability: np.ndarray, k: int = 10) -> np.ndarray:
+    """NDCG@k on average over which candidate is the target. scores, probability: [E, B], rows of the latter summing to
+    1. float64 [E]."""
+    each = [ndcg(scores, np.full(len(scores), target), k) for target in range(scores.shape[1])]
+    return (np.stack(each, axis=1) * probability).sum(axis=1)
+
+
 def hit_rate(scores: np.ndarray, target: np.ndarray | int, k: int = 10) -> np.ndarray:
     """Probability that the target is among the first k. float64 [...]; a target of -1 gives 0."""
     return _expectation(_running_hit(k), *positions(scores, target))

@@ -24,7 +24,7 @@ from mma_jax.types import FAMILIES, LOMO, OOMA
 
 REFERENCE = "First-stage"
 
-RANKING = ("ndcg@10", "ndcg@20", "hr@10", "hr@20", "mrr", "recall@100", "alpha")
+RANKING = ("ndcg@10", "expected_ndcg@10", "ndcg@20", "hr@10", "hr@20", "mrr", "recall@100", "alpha")
 DIAGNOSTICS = (
     "failed_call_rate",
     "recovery",
@@ -168,17 +168,19 @@ def _recalled(run: Run) -> Section:
 
 def _comparisons(run: Run) -> Section:
     parts = []
-    for protocol in dict.fromkeys(row["protocol"] for row in run.comparisons):
-        rows = [row for row in run.comparisons if row["protocol"] == protocol]
+    for protocol, metric in dict.fromkeys((row["protocol"], row["metric"]) for row in run.comparisons):
+        rows = [row for row in run.comparisons if (row["protocol"], row["metric"]) == (protocol, metric)]
         whole = [row for row in rows if row["subset"] == "all"]
         by_family = [row for row in rows if row["subset"] != "all"]
-        title = f"{short(protocol)}: paired comparisons over the same episodes"
+        name = tables.metric_of(metric).header
+        title = f"{short(protocol)}: paired comparisons over the same episodes, {name}"
         parts.append(comparison_table(title, whole))
         parts.append(dataclasses.replace(comparison_table(f"{title}, by family", by_family), folded=True))
     found = tuple(part for part in parts if part.lines)
     lead = (
         "Wilcoxon signed-rank tests on episodes, seeds averaged first. Read the effect sizes with the p-values: with "
-        "many episodes a small p can stand for a small difference."
+        "many episodes a small p can stand for a small difference. Expected NDCG@10, where the world is known, is its "
+        "average over the targets that the evidence leaves possible: the luck of the one that was drawn is out of it."
     )
     return Section("comparisons", "Paired tests", lead, found, _missing(run, "comparisons.jsonl", "evaluate", found))
 

@@ -46,6 +46,7 @@ class Metric:
 
 METRICS = {
     "ndcg@10": Metric("NDCG@10", ranked=True),
+    "expected_ndcg@10": Metric("Expected NDCG@10", ranked=True),
     "ndcg@20": Metric("NDCG@20", ranked=True),
     "hr@10": Metric("HR@10", ranked=True),
     "hr@20": Metric("HR@20", ranked=True),

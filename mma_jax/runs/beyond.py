@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 
-from mma_jax.agents import agentcf, evidence_linear, routers
+import numpy as np
+
+from mma_jax.agents import agentcf, bayes, evidence_linear, routers
 from mma_jax.agents.language_model import Forced
 from mma_jax.agents.registry import METHODS, Play
 from mma_jax.evaluation import information, judge, regret, replay
@@ -27,10 +29,24 @@ class Beyond:
             return []
         return regret.decompose(cell, trajectories, alpha, self.reference(cell.protocol), self.config.eval.alpha_step)
 
+    def belief(self, cell: Cell, trajectories: list[Trajectory]) -> np.ndarray | None:
+        """P(target = candidate) given what survives in each episode, float64 [E, B]; None where nobody knows it."""
+        if not self._bounded(cell.protocol):
+            return None
+        return bayes.belief(self.made.world, self._distributions(cell.protocol), [t.episode for t in trajectories])
+
+    def _distributions(self, protocol: str) -> dict[str, np.ndarray]:
+        return {family: self.made.distribution(family) for family in self.made.families(protocol)}
+
+    def _bounded(self, protocol: str) -> bool:
+        """Whether Bayes knows how a protocol's pools came about."""
+        known = self.made.world is not None and self.config.pool.kind == "calibrated"
+        return known and protocol != "full_catalog"
+
     def _reference(self, protocol: str) -> regret.Reference:
         made = self.made
-        if made.world is not None and protocol != "full_catalog" and self.config.pool.kind == "calibrated":
-            return regret.bayes_reference(made.world, {f: made.distribution(f) for f in made.families(protocol)})
+        if self._bounded(protocol):
+            return regret.bayes_reference(made.world, self._distributions(protocol))
         scorer = evidence_linear.fit(
             made.environment("train", protocol), made.fit_episodes(protocol), routers.rule_router
         )

@@ -51,7 +51,11 @@ def run(config, directory: Path, dry_run: bool) -> None:
             ledger.record(cell)
     gather(directory)
     if not comparisons.exists():
-        rows = compare_all(read_episodes(directory), config.eval.reference, config.eval.bootstrap)
+        rows = [
+            line
+            for metric in ("ndcg@10", judge.EXPECTED)
+            for line in compare_all(read_episodes(directory), config.eval.reference, config.eval.bootstrap, metric)
+        ]
         if not rows:
             print(f"no paired tests: {config.eval.reference} (config.eval.reference) is not among the methods played")
         write_atomically(comparisons, _lines(rows))
@@ -85,7 +89,7 @@ def evaluate_cell(made: Experiment, cell: Cell, study: Beyond) -> tuple[list[dic
         validation = play(made.environment("valid", cell.protocol), made.episodes("valid", cell.protocol))
         alpha, valid = judge.choose_alpha(validation, made.config.eval.alpha_step)
     trajectories = play(made.environment("test", cell.protocol), made.episodes("test", cell.protocol))
-    rows = judge.episode_rows(trajectories, alpha)
+    rows = judge.episode_rows(trajectories, alpha, study.belief(cell, trajectories))
     found = {"regret": study.regret(cell, trajectories, alpha), "information": study.information(cell, trajectories)}
     folder = made.directory / "beyond"
     folder.mkdir(exist_ok=True)

@@ -256,7 +256,7 @@ class Trainer:
                 samples=config.samples,
             )
             measured = hosts.mean(rates(played))
-            if iteration % config.query_every == 0 or iteration == config.iterations - 1:
+            if config.query and (iteration % config.query_every == 0 or iteration == config.iterations - 1):
                 measured |= look(params, iteration)
             return hosts.share(self._credited(played, env.options.alpha)), measured
 

@@ -1,5 +1,6 @@
 """What single scores were worth, against changing them one by one."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -154,6 +155,22 @@ def test_a_map_that_was_not_accepted_has_no_levels():
     kept, refused = credit.by_level([good, bad], ALPHA, Letters(), 10)
     assert (kept.choices[:, 0] >= 0).sum() == 2
     assert (refused.choices == -1).all() and np.isnan(refused.worth).all()
+    assert np.isnan(refused.credit).all()  # every token has the turn's
+
+
+def test_what_an_accepted_map_has_beside_its_scores_earns_nothing():
+    """Its call before keeps the turn's advantage, and so do tokens that nobody wrote."""
+    case = types.SimpleNamespace(scores=np.array([0.2, 0.3]))
+    episode = types.SimpleNamespace(episode_id="e", target_position=0, case=case)
+    text = 'call {"scores":{"1":5,"2":3}}'
+    one = played(text, [5, 3], episode, forced=(5,))
+    call = np.arange(len(one.sequence)) < 2 + len("call ")
+    turn = np.where(one.sequence.action & ~call, 1, one.sequence.turn).astype(np.int32)
+    starts, rewards = np.array([1, int(np.argmax(turn == 1)) - 1]), np.zeros(2, np.float32)
+    two = dataclasses.replace(one.sequence, turn=turn, starts=starts, rewards=rewards)
+    (found,) = credit.by_level([dataclasses.replace(one, sequence=two)], ALPHA, Letters(), 10)
+    assert (found.credit[turn == 1] == 0).all() and np.isnan(found.credit[turn != 1]).all()
+    assert (found.choices[:, 0] >= 0).sum() == 2
 
 
 def test_every_score_of_l0_tiny_has_its_levels():

@@ -54,6 +54,24 @@ def test_rows_and_subsets():
     assert results[("all", "alpha")] == (0.0, 2)
 
 
+def test_expected_ndcg_by_hand():
+    """Three candidates whose ranks are 1 and, tied, 2 or 3; each could have been the target."""
+    tied = (1 / np.log2(3) + 1 / 2) / 2
+    belief = np.array([[0.5, 0.3, 0.2], [0.0, 0.1, 0.9]])
+    played = [trajectory(n, scores) for n, scores in enumerate(([2, 1, 1], [0, 0, 1]))]
+    rows = judge.episode_rows(played, 0.0, belief)
+    expected = [0.5 + 0.5 * tied, 0.1 * tied + 0.9]
+    np.testing.assert_allclose([row[judge.EXPECTED] for row in rows], expected)
+    results = {(r["subset"], r["metric"]): r["value"] for r in judge.result_rows(rows, 0.0)}
+    np.testing.assert_allclose(results[("all", judge.EXPECTED)], np.mean(expected))
+    assert judge.EXPECTED not in judge.episode_rows(played, 0.0)[0]
+    named = [
+        row | {"dataset": "d", "protocol": "ooma", "method": method} for row in rows for method in ("ref", "other")
+    ]
+    (line, _) = compare_all([*named, {"dataset": "d", "protocol": "full_catalog"}], "ref", 50, judge.EXPECTED)
+    assert line["metric"] == judge.EXPECTED and line["family"] == "ooma/all/" + judge.EXPECTED and line["n"] == 2
+
+
 def test_comparison_averages_seeds_and_matches_episodes():
     def lines(method, values, seeds=(0,)):
         return [

@@ -7,6 +7,7 @@ import pytest
 from mma_jax.config import base, world_knobs
 from mma_jax.evaluation.bits import bits_table
 from mma_jax.evaluation.experiment import Experiment
+from mma_jax.evaluation.judge import EXPECTED
 from mma_jax.evaluation.results import Cell
 from mma_jax.metrics.significance import compare
 from mma_jax.runs.agents import Agents
@@ -49,6 +50,21 @@ def test_a_learned_scorer_wins_and_stays_below_bayes(made):
     assert learned.mean() >= 1.08 * router.mean(), (learned.mean(), router.mean())
     assert gain["p"] < 0.01 and gain["ci_low"] > 0
     assert bayes.mean() > learned.mean() + 2 * bayes.std() / len(bayes) ** 0.5
+
+
+@pytest.mark.parametrize("protocol", ["ooma", "lomo"])
+def test_expected_ndcg_has_the_mean_of_ndcg_and_little_of_its_noise(made, protocol):
+    """A wrong posterior would promise what drawn targets do not keep. Nobody is expected to beat Bayes."""
+    study, found = Beyond(made, Agents(made)), {}
+    for method in ("First-stage", "Reverse-rank", "Evidence-linear", "Bayes"):
+        _, rows, _ = evaluate_cell(made, Cell("generated", protocol, method, 0), study)
+        achieved, found[method] = (np.array([row[name] for row in rows]) for name in ("ndcg@10", EXPECTED))
+        gap = achieved - found[method]
+        assert abs(gap.mean()) < 3.5 * gap.std() / len(gap) ** 0.5, (method, gap.mean())
+        assert found[method].std() < achieved.std() / 2
+    assert all((values <= found["Bayes"] + 1e-9).all() for values in found.values())
+    _, rows, _ = evaluate_cell(made, Cell("generated", "full_catalog", "First-stage", 0), study)
+    assert EXPECTED not in rows[0]  # the target may be outside
 
 
 def test_evidence_carries_the_bits_of_the_knobs(made):

@@ -44,7 +44,7 @@ def ppo_config(**changes):
         dict(iterations=4, prompts=4, samples=2, ratio="token", baseline="value", clip=0.2, gamma=1.0, lam=0.95)
         | dict(lr=1e-2, value_lr=1e-2, value_only=0, epochs=1, minibatches=1, micro_batch=4, temperature=0.2, kl=0.0)
         | dict(entropy=0.0, max_grad_norm=1.0, whiten=True, warmup=0, nonfinite_limit=3, checkpoint_every=1)
-        | dict(remat=False, credit="turn")
+        | dict(remat=False, credit="turn", b2=0.999, decay=False)
     )
     config.update(changes)
     return config

@@ -360,6 +360,19 @@ def test_first_iterations_may_train_the_value_head_alone():
     assert all(not np.array_equal(a, b) for a, b in zip(before[1], after[1], strict=True))
 
 
+def test_the_policy_s_rate_falls_over_the_second_half_of_its_updates_if_asked():
+    """Four iterations of one update, the first for the value head: with warm-up over, Adam moves by the rate."""
+    params, steps = fixture.actor_critic()[1], []
+    config = fixture.ppo_config(value_only=1, decay=True, max_grad_norm=1e9)
+    optimizer, moments = ppo._optimizer(config), ppo.init(params, config).moments
+    ones = jax.tree.map(jnp.ones_like, params)
+    for learn in (False, True, True, True):
+        update, moments = optimizer.update(ones, moments, params, learn_policy=learn)
+        moved = [jax.tree.leaves(nnx.filter_state(update, f))[0].ravel()[0] for f in (nnx.Not(ValueParam), ValueParam)]
+        steps.append([-float(x) for x in moved])
+    np.testing.assert_allclose(np.array(steps).T, [[0, 1e-2, 1e-2, 2e-2 / 3], [1e-2] * 4], rtol=1e-3)
+
+
 def test_value_gradient_does_not_enter_the_adapter():
     """With one turn and one reward for all, whitened advantages are 0 while the value loss is large."""
     actor = fixture.actor_critic()

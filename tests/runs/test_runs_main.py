@@ -1,6 +1,7 @@
 """The command line as a user meets it: the main job, resume after SIGKILL, and every wrong input in one line."""
 
 import gzip
+import itertools
 import json
 import os
 import signal
@@ -213,8 +214,8 @@ def test_new_method_is_added_and_the_rest_kept(tmp_path):
     assert run(tmp_path, *options, "--config.methods=Popularity").returncode == 0
     after = (tmp_path / "per_episode.jsonl").read_bytes()
     assert after.startswith(before) and len(after) > len(before)
-    compared = {json.loads(line)["a"] for line in (tmp_path / "comparisons.jsonl").open()}
-    assert compared == {"First-stage", "Popularity"}
+    compared = {tuple(map(json.loads(line).get, ("a", "metric"))) for line in (tmp_path / "comparisons.jsonl").open()}
+    assert compared == set(itertools.product(("First-stage", "Popularity"), ("ndcg@10", "expected_ndcg@10")))
     seeds = {json.loads(line)["seed"] for line in (tmp_path / "results.jsonl").open()}
     assert seeds == {0}  # these methods have no randomness of their own
 
