@@ -29,9 +29,12 @@ def get_config(preset="default"):
     config.eval.language_protocols = "ooma"
     config.eval.probes = 20
     config.eval.traces = 3
+    config.eval.fit_episodes = config.sft.fit_episodes = 6000  # all there are
     config.sft.steps = 150
     config.ppo.iterations = 8
     config.ppo.prompts = 16
+    config.ppo.minibatches, config.ppo.micro_batch = 2, 8
+    config.ppo.warmup = 5
     config.ppo.query_every = 7
     config.ppo.query = 8
     return config

@@ -195,7 +195,7 @@ def comparison_table(title: str, rows: Sequence[dict]) -> Table:
     lines = [
         [
             row["dataset"],
-            f"{tables.family_name(row['subset'])}, {tables.metric_of(row['metric']).header}",
+            tables.family_name(row["subset"]),
             f"{row['a']} − {row['b']}",
             f"{row['n']:,}",
             figure(row["mean_delta"], "{:+.4f}") + ("†" if opposed(row) else ""),
