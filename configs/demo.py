@@ -9,12 +9,13 @@ B = 20 candidates, 200 test targets a family; all methods that need no language 
 Bayes bound and the reward-optimal router beside them; ReAct, MMA-SFT (150 steps) and MMA-Auto (8 iterations of PPO, 16
 episodes each) in "ooma".
 
-Took 8:33 minutes once installed on 2 cores (9:46 and 11:12 on other days and machines); the installation and the
-scripted methods take one each. Expect OOMA NDCG@10 of .265 for the first stage, .264 for RuleRouter-Fuse, .255 for
-ReAct, .297 for Evidence-linear, .369 for Bayes, and .28 to .29 for MMA-SFT and MMA-Auto: .286 and .279 in that run,
-.293 and .280, .282 and .289 before. Which of the two is ahead is chance: 128 episodes of PPO move the policy by .005
-nats a token, and alpha, chosen on a few hundred validation episodes, moves the figures by .01. Both agents call the
-right tool and score after it, in 2.0 turns.
+Took 6:12 minutes on 2 cores (8:33 to 11:12 on other days and machines), of which the scripted methods take one; the
+installation is one to two more. Expect OOMA NDCG@10 of .265 for the first stage, .264 for RuleRouter-Fuse, .255 for
+ReAct, .301 for Evidence-linear, .369 for Bayes, and .27 to .29 for MMA-SFT and MMA-Auto: .272 and .273 in the last run,
+.286 and .279, .293 and .280 before. Which of the two is ahead is chance: 128 episodes of PPO move the policy by .002
+nats a token, and alpha, chosen on a few hundred validation episodes (.9 in the last run, where the posterior says .5),
+moves the figures by .01. expected_ndcg@10 shows less chance: .292 for RuleRouter-Fuse, .295 and .294 for the agents,
+.316 for Evidence-linear. Both agents call the right tool and score after it, in 2.0 turns.
 """
 
 from mma_jax.config import generated_world
