@@ -47,10 +47,17 @@ def by_mask(episodes: Sequence[Episode]) -> dict[Mask, list[int]]:
     return rows
 
 
-def belief(world: World, distributions: dict[str, np.ndarray], episodes: Sequence[Episode]) -> np.ndarray:
-    """The posterior given all that survives, float64 [E, B]. Arguments as for `posterior`."""
+def belief(
+    world: World,
+    distributions: dict[str, np.ndarray],
+    episodes: Sequence[Episode],
+    evidence: Sequence[Mask] | None = None,
+) -> np.ndarray:
+    """The posterior of each episode given evidence of its own, float64 [E, B]; None: given all that survives."""
+    evidence = [e.case.mask for e in episodes] if evidence is None else evidence
     table = np.empty((len(episodes), len(episodes[0].case.pool)))
-    for mask, rows in by_mask(episodes).items():
+    for mask in set(evidence):
+        rows = [n for n, other in enumerate(evidence) if other == mask]
         table[rows] = posterior(world, distributions, [episodes[n] for n in rows], mask)
     return table
 

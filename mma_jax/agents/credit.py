@@ -64,8 +64,8 @@ def by_level(played: list[Played], alpha: float, tokenizer: Tokenizer, levels: i
 
     A score that is not one token, or whose token has no twin for every level, has none; neither has a map that was not
     accepted, whose tokens share the turn's penalty. What else stands in the turn of an accepted map gets a credit of 0:
-    it is in every map alike, so its turn's advantage is the luck of the scores, and in the gradient that luck was four
-    times as long as what the scores had to say (notebooks/LOG.md).
+    it is in every map alike, so its turn's advantage is the luck of the scores (what that luck does to a gradient:
+    notebooks/LOG.md).
 
     Args:
         played: any samples of any episodes.

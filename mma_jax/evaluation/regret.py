@@ -156,11 +156,7 @@ def bayes_reference(world: World, distributions: Mapping[str, np.ndarray]) -> Re
     """The generated world's bound. distributions: as in `agents.bayes.posterior`."""
 
     def belief(episodes: Sequence[Episode], evidence: Sequence[Mask]) -> np.ndarray:
-        table = np.empty((len(episodes), len(episodes[0].case.pool)))
-        for mask in set(evidence):
-            rows = [n for n, other in enumerate(evidence) if other == mask]
-            table[rows] = bayes.posterior(world, distributions, [episodes[n] for n in rows], mask)
-        return np.log(np.maximum(table, 1e-12))
+        return np.log(np.maximum(bayes.belief(world, distributions, episodes, evidence), 1e-12))
 
     def reference(played: Sequence[Trajectory]) -> tuple[np.ndarray, np.ndarray]:
         episodes = [t.episode for t in played]

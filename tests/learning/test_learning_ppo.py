@@ -373,6 +373,19 @@ def test_the_policy_s_rate_falls_over_the_second_half_of_its_updates_if_asked():
     np.testing.assert_allclose(np.array(steps).T, [[0, 1e-2, 1e-2, 2e-2 / 3], [1e-2] * 4], rtol=1e-3)
 
 
+def test_b2_is_of_the_policy_s_adam_alone():
+    """Gradients of 1 and 3: m / sqrt(v), bias corrected, by hand; the value head's Adam keeps .999."""
+    params, config = fixture.actor_critic()[1], fixture.ppo_config(b2=0.5, max_grad_norm=1e9)
+    optimizer, moments = ppo._optimizer(config), ppo.init(params, config).moments
+    for gradient in (1.0, 3.0):
+        filled = jax.tree.map(lambda x, g=gradient: jnp.full_like(x, g), params)
+        update, moments = optimizer.update(filled, moments, params, learn_policy=True)
+    for part, b2 in ((nnx.Not(ValueParam), 0.5), (ValueParam, 0.999)):
+        m, v = (0.9 * 0.1 + 0.1 * 3) / (1 - 0.9**2), (b2 * (1 - b2) + (1 - b2) * 9) / (1 - b2**2)
+        step = jax.tree.leaves(nnx.filter_state(update, part))[0].ravel()[0]
+        assert -float(step) == pytest.approx(1e-2 * m / v**0.5, rel=1e-3)
+
+
 def test_value_gradient_does_not_enter_the_adapter():
     """With one turn and one reward for all, whitened advantages are 0 while the value loss is large."""
     actor = fixture.actor_critic()
