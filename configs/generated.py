@@ -3,7 +3,8 @@
     python -m mma_jax.main --config=configs/generated.py --workdir=runs/generated
 
 Run in "ooma" on 2 cores: 7 minutes of SFT and, beside other work, 14 to 18 of PPO (3,840 episodes) a seed, then 3 to 4
-to validate and test a method and a seed. On one H100, with 512 episodes an iteration, SFT took 1 minute and 14,000 episodes of PPO 4:30.
+to validate and test a method and a seed. On one H100, with 512 episodes an iteration, SFT took 1 minute and 14,000
+episodes of PPO 4:30.
 
 NDCG@10 over 3,000 episodes, means of seeds 0, 1 and 2: First-stage and RuleRouter-Fuse .246, Evidence-linear .291,
 MMA-SFT .292 (.293, .290, .293), MMA-Auto .292 (.294, .293, .288), Bayes .347; ReAct .245 in an earlier run. Both agents
