@@ -139,6 +139,14 @@ def test_what_a_grammar_cannot_write_is_told_before_any_training(config, tmp_pat
     assert not (tmp_path / "train" / "MMA-SFT").exists()
 
 
+def test_nobody_looks_at_query_episodes_where_there_are_none(trained, config):
+    blind = config.copy_and_resolve_references()
+    blind.ppo.query = 0
+    trainer = train.Trainer(experiment(blind, trained), Language(blind))
+    _, measured = trainer.collector(train.RECIPES["MMA-Auto"], 0)(trainer.adapter("MMA-SFT", 0), 0)
+    assert "invalid_rate" in measured and not any(name.startswith("query_reward") for name in measured)
+
+
 def test_support_and_query_share_no_user(trained, config):
     trainer = train.Trainer(experiment(config, trained), Language(config))
     support, query = trainer.split(support=True), trainer.split(support=False)
