@@ -1,8 +1,8 @@
 """What every launcher shares: the run's flags, their check before anything is started, printing instead of running.
 
-A launcher starts training on machines of several processes or devices. The same command resumes after a preemption: a
-process that gets SIGTERM saves and ends with 143, and a rerun goes on from the last checkpoint. The workdir must be one
-that all machines see. Evaluation and report then run in one process: `python -m mma_jax.main` with the same flags.
+A launcher starts `mma_jax.main` on machines of several processes or devices, from the data to the report, or what
+`--config.run` names behind `--`. The same command resumes after a preemption: a process that gets SIGTERM in training
+saves and ends with 143, and a rerun goes on from the last checkpoint. The workdir must be one that all machines see.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def config_file() -> tuple[str, str]:
     return path, argument
 
 
-def training(rest: Sequence[str], distributed: bool = True) -> list[str]:
+def command(rest: Sequence[str], distributed: bool = True) -> list[str]:
     """The words of one process's command. `rest`: what followed `--` on the launcher's line."""
     for word in rest:
         if not word.startswith("--"):
@@ -43,7 +43,7 @@ def training(rest: Sequence[str], distributed: bool = True) -> list[str]:
             )
     return [
         *("python", "-m", "mma_jax.main", f"--config={CONFIG.value}", f"--workdir={WORKDIR.value}"),
-        *(["--config.run=train", "--distributed"] if distributed else []),
+        *(["--distributed"] if distributed else []),
         *rest,
     ]
 

@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
     chips, given = math.prod(map(int, sides)), _HOSTS.value * _CHIPS.value
     if chips != given:
         raise InputError(f"--topology={_TOPOLOGY.value} has {chips} chips, --hosts times --chips is {given}")
-    text = json.dumps(manifest(common.training(argv[1:]), common.CODE.value), indent=1)  # JSON is YAML
+    text = json.dumps(manifest(common.command(argv[1:]), common.CODE.value), indent=1)  # JSON is YAML
     common.start(["kubectl", "apply", "-f", "-"], text)
 
 

@@ -1,4 +1,4 @@
-"""Train on a SLURM cluster: an sbatch script of one task a node, which find each other.
+"""Run on a SLURM cluster: an sbatch script of one task a node, which find each other.
 
     python -m launch.slurm --nodes=2 --options=partition=gpu,gres=gpu:8,time=24:00:00 --config=... --workdir=... \\
         -- --config.mesh.fsdp=16
@@ -41,7 +41,7 @@ def script(words: list[str]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    common.start(["sbatch"], script(common.training(argv[1:], distributed=_NODES.value > 1)))
+    common.start(["sbatch"], script(common.command(argv[1:], distributed=_NODES.value > 1)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train on a TPU pod slice: the same command on all its workers, which find each other.
+"""Run on a TPU pod slice: the same command on all its workers, which find each other.
 
     python -m launch.tpu --name=my-slice --zone=us-central2-b --config=configs/mma_llama3_8b.py \\
         --workdir=/mnt/shared/runs/8b --code=/mnt/shared/mma_jax -- --config.mesh.fsdp=16
@@ -25,7 +25,7 @@ ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "JAX_PLATFORMS": "tpu"}
 def main(argv: list[str]) -> None:
     common.check_name("name", _NAME.value)
     common.check_name("zone", _ZONE.value)
-    words = common.training(argv[1:])
+    words = common.command(argv[1:])
     command = common.in_code([".venv/bin/python", *words[1:]], ENVIRONMENT)
     project = [f"--project={_PROJECT.value}"] if _PROJECT.value else []
     common.start(

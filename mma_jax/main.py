@@ -17,12 +17,12 @@ from ml_collections import config_flags
 from mma_jax.learning import interrupts
 from mma_jax.runs import hosts
 from mma_jax.runs import workdir as workdirs
-from mma_jax.runs.registry import RUNS
+from mma_jax.runs.registry import RUNS, SHARED
 from mma_jax.types import InputError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, for example configs/demo.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything the run writes; rerunning resumes.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes that train together (a pod, a node).")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes that work together (a pod, a node).")
 _COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0; empty where JAX finds out by itself.")
 _PROCESSES = flags.DEFINE_integer("processes", 1, "How many there are, with --coordinator.", lower_bound=1)
 _PROCESS = flags.DEFINE_integer("process", 0, "Which one this is, with --coordinator.", lower_bound=0)
@@ -44,10 +44,8 @@ def _main(argv: list[str]) -> None:
             raise InputError(f"--{flag.name} is missing: python -m mma_jax.main --config=configs/demo.py --workdir=DIR")
     config = _CONFIG.value
     if _DISTRIBUTED.value:
-        if config.run != "train":
-            raise InputError(
-                "--distributed is for --config.run=train; everything else runs in one process, before or after"
-            )
+        if config.run not in SHARED:
+            raise InputError(f"--distributed is for --config.run={', '.join(SHARED)}; {config.run} runs in one process")
         hosts.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _HEARTBEAT.value)
     if config.run not in RUNS:
         raise InputError(f"unknown run {config.run!r}: config.run is one of {', '.join(RUNS)}")

@@ -6,16 +6,20 @@ lengths would wait for each other forever, so every process plays on its own dev
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 from mma_jax.learning import sequences
-from mma_jax.types import InputError
+from mma_jax.types import Episode, InputError, Message, Trajectory, Turn
 
+WEEK = 7 * 24 * 3600 * 1000  # milliseconds
 _ARRAYS = ("tokens", "action", "turn", "starts", "rewards", "logprobs", "credit", "rules", "choices", "worth", "values")
 
 
@@ -46,6 +50,11 @@ def check(config) -> None:
         )
 
 
+def several() -> bool:
+    """Whether there is more than this process."""
+    return jax.process_count() > 1
+
+
 def first() -> bool:
     """Whether this process writes files."""
     return jax.process_index() == 0
@@ -55,8 +64,17 @@ def alone(work: Callable[[], None], name: str) -> None:
     """The first process works, the others wait. If it fails, they end with it."""
     if first():
         work()
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+    meet(name)
+
+
+def meet(name: str) -> None:
+    """Wait for all processes, however long they take: the devices' own first meeting gives up after half a minute."""
+    multihost.get_barrier_sync_fn()(key=name, timeout_ms=WEEK)
+
+
+def agree(flags: list[bool]) -> list[bool]:
+    """What the first process says, on all."""
+    return multihost_utils.broadcast_one_to_all(np.array(flags, bool)).tolist() if several() else flags
 
 
 def mine(items: list) -> list:
@@ -66,19 +84,48 @@ def mine(items: list) -> list:
 
 def share(found: list[sequences.Sequence]) -> list[sequences.Sequence]:
     """Everybody's sequences, on every process in the same order."""
-    if jax.process_count() == 1:
+    if not several():
         return found
-    packed = np.frombuffer(_pack(found), np.uint8)
-    sizes = multihost_utils.process_allgather(np.array([len(packed)]))
-    longest = np.zeros(int(sizes.max()), np.uint8)
-    longest[: len(packed)] = packed
-    gathered = multihost_utils.process_allgather(longest)
-    return [one for row, size in zip(gathered, sizes.ravel(), strict=True) for one in _unpack(row[:size].tobytes())]
+    return [one for packed in _gather(_pack(found)) for one in _unpack(packed)]
+
+
+def whole(played: list[Trajectory], episodes: list[Episode]) -> list[Trajectory]:
+    """Everybody's trajectories, on every process in the order of `episodes`, of which each has played `mine`."""
+    if not several():
+        return played
+    parts = [json.loads(part) for part in _gather(json.dumps([_plain(one) for one in played]).encode())]
+    return [_trajectory(episode, parts[n % len(parts)][n // len(parts)]) for n, episode in enumerate(episodes)]
+
+
+def _gather(packed: bytes) -> list[bytes]:
+    """What every process has packed, in their order."""
+    row = np.frombuffer(packed, np.uint8)
+    sizes = multihost_utils.process_allgather(np.array([len(row)])).ravel()
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: len(row)] = row
+    rows = multihost_utils.process_allgather(padded)
+    return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
+
+
+def _plain(one: Trajectory) -> dict:
+    """All of it but its episode, which every process has."""
+    return {
+        "prompt": [[message.role, message.content] for message in one.prompt],
+        "turns": [dataclasses.asdict(turn) for turn in one.turns],
+        "stop_reason": one.stop_reason,
+        "scores": one.scores.tolist(),
+    }
+
+
+def _trajectory(episode: Episode, plain: dict) -> Trajectory:
+    turns = tuple(Turn(**{**turn, "tokens": tuple(turn["tokens"])}) for turn in plain["turns"])
+    prompt = tuple(Message(*message) for message in plain["prompt"])
+    return Trajectory(episode, prompt, turns, plain["stop_reason"], np.array(plain["scores"], np.float64))
 
 
 def mean(figures: dict[str, float]) -> dict[str, float]:
     """Means over processes of figures that all of them have."""
-    if jax.process_count() == 1:
+    if not several():
         return figures
     values = multihost_utils.process_allgather(np.array(list(figures.values()), np.float64))
     return dict(zip(figures, values.mean(0).tolist(), strict=True))

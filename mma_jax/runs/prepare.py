@@ -61,6 +61,11 @@ def run(config, directory: Path, dry_run: bool) -> None:
     for problem in [*made.dataset.problems, *unreadable(made)]:
         print(f"  note: {problem}")
     show(made.dataset.name, data_statistics(made))
+    build(made)
+
+
+def build(made: Experiment) -> None:
+    """All episodes and what they are played with, written where they are not there yet."""
     for protocol in made.protocols:
         for part in PARTS:
             made.episodes(part, protocol)

@@ -21,3 +21,6 @@ RUNS: dict[str, Callable[[object, Path, bool], None]] = {
     "export": export.run,
 }
 """Each is called as run(config, directory, dry_run)."""
+
+SHARED = ("all", "train", "evaluate")
+"""Those that several processes can do together."""

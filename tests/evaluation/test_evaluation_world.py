@@ -32,7 +32,7 @@ def experiment(directory, images=True, preset="default"):
 
 def ndcg(made, method, family=None):
     """(values, users) over OOMA test episodes."""
-    _, rows, _ = evaluate_cell(made, Cell("generated", "ooma", method, 0), Beyond(made, Agents(made)))
+    _, _, rows, _ = evaluate_cell(made, Cell("generated", "ooma", method, 0), Beyond(made, Agents(made)))
     rows = [row for row in rows if family in (None, row["subset"])]
     return np.array([row["ndcg@10"] for row in rows]), np.array([row["user"] for row in rows])
 
@@ -57,13 +57,13 @@ def test_expected_ndcg_has_the_mean_of_ndcg_and_little_of_its_noise(made, protoc
     """A wrong posterior would promise what drawn targets do not keep. Nobody is expected to beat Bayes."""
     study, found = Beyond(made, Agents(made)), {}
     for method in ("First-stage", "Reverse-rank", "Evidence-linear", "Bayes"):
-        _, rows, _ = evaluate_cell(made, Cell("generated", protocol, method, 0), study)
+        _, _, rows, _ = evaluate_cell(made, Cell("generated", protocol, method, 0), study)
         achieved, found[method] = (np.array([row[name] for row in rows]) for name in ("ndcg@10", EXPECTED))
         gap = achieved - found[method]
         assert abs(gap.mean()) < 3.5 * gap.std() / len(gap) ** 0.5, (method, gap.mean())
         assert found[method].std() < achieved.std() / 2
     assert all((values <= found["Bayes"] + 1e-9).all() for values in found.values())
-    _, rows, _ = evaluate_cell(made, Cell("generated", "full_catalog", "First-stage", 0), study)
+    _, _, rows, _ = evaluate_cell(made, Cell("generated", "full_catalog", "First-stage", 0), study)
     assert EXPECTED not in rows[0]  # the target may be outside
 
 
@@ -78,13 +78,21 @@ def test_optimal_router_earns_more_than_any_router_and_exploiter(made):
     """Every scripted route is within the reach of the dynamic programme, so none may earn more (DESIGN §6.11)."""
 
     def earned(method):
-        results, _, _ = evaluate_cell(made, Cell("generated", "ooma", method, 0), Beyond(made, Agents(made)))
+        _, results, _, _ = evaluate_cell(made, Cell("generated", "ooma", method, 0), Beyond(made, Agents(made)))
         return next(r["value"] for r in results if r["metric"] == "return" and r["subset"] == "all")
 
     optimal, expert = earned("Optimal-router"), earned("Expert")
     assert optimal > expert
     for exploit in ("Exploit-ScoreAtOnce", "Exploit-Reverse", "Exploit-Invalid", "Exploit-RepeatNull"):
         assert earned(exploit) < expert, exploit
+
+
+def test_bounds_know_the_rule_of_paper_pools(tmp_path):
+    """There a target that was not recalled is always last, which the bounds may use as well as anybody."""
+    made = experiment(tmp_path, images=False)
+    made.config.pool.kind = "paper"
+    bayes, reverse, router = (ndcg(made, name)[0].mean() for name in ("Bayes", "Reverse-rank", "Optimal-router"))
+    assert bayes > reverse and bayes > router > 0
 
 
 def test_a_modality_without_information_gives_chance(tmp_path):

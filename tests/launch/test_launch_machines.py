@@ -12,6 +12,7 @@ import pytest
 
 from launch import gpus
 from mma_jax.learning import interrupts
+from mma_jax.types import InputError
 
 ROOT = Path(__file__).parents[2]
 COMMON = ("--config=configs/mma_llama3_8b.py", "--workdir=/shared/runs/8b", "--code=/shared/code")
@@ -47,7 +48,7 @@ def test_tpu_runs_the_same_command_on_all_workers(tmp_path):
     folder, _, rest = command.partition(" && ")
     assert folder == "cd /shared/code" and "JAX_PLATFORMS=tpu" in rest
     assert shlex.split(rest)[2:5] == [".venv/bin/python", "-m", "mma_jax.main"]
-    assert {"--config.run=train", "--distributed", "--config.mesh.fsdp=16"} <= set(shlex.split(rest))
+    assert {"--distributed", "--config.mesh.fsdp=16"} <= set(shlex.split(rest))
     printed = launch("tpu", *slice_, "--print_only", *REST)
     assert printed.stdout.startswith("gcloud compute") and shlex.split(printed.stdout)[1:] == words
 
@@ -93,6 +94,15 @@ def test_gpus_one_process_or_one_each():
         True
     ] * 4
     assert len({word for line in each for word in shlex.split(line) if word.startswith("--coordinator=")}) == 1
+
+
+def test_gpus_that_are_set_aside_for_this_shell(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,GPU-1a")
+    assert gpus.chosen(None) == ["4", "6", "GPU-1a"] and gpus.chosen(2) == ["4", "6"]
+    with pytest.raises(InputError, match="--gpus=4, and CUDA_VISIBLE_DEVICES=4,6,GPU-1a names 3"):
+        gpus.chosen(4)
+    each = gpus.commands(["python", "x"], gpus.chosen(2), 1)
+    assert [own["CUDA_VISIBLE_DEVICES"] for _, own in each] == ["4", "6"]
 
 
 @pytest.mark.parametrize("handler", ["SIG_DFL", "SIG_IGN"])

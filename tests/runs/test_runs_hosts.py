@@ -1,8 +1,10 @@
-"""Two processes train what one does; a process that dies takes the others with it, and the rerun goes on."""
+"""Two processes train and judge what one does; a process that dies takes the others with it, and the rerun goes on."""
 
 import dataclasses
 import json
+import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,13 +16,15 @@ import numpy as np
 import pytest
 import tiny
 
+from mma_jax.evaluation.results import read_episodes, read_results, read_traces
 from mma_jax.learning import interrupts
 from mma_jax.learning.sequences import Sequence
 from mma_jax.runs import hosts
+from mma_jax.types import Message, Trajectory, Turn
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = tiny.SETTINGS | {
-    "methods": "MMA-Auto",
+    "methods": "First-stage,RuleRouter-Fuse,ReAct,MMA-Auto",
     "world.images": False,
     "sft.steps": 4,
     "ppo.iterations": 4,
@@ -43,7 +47,7 @@ def small(tmp_path_factory):
 def start(small, workdir, count, index, port, extra=()):
     words = [sys.executable, "-m", "mma_jax.main", "--config=configs/demo.py", f"--workdir={workdir}"]
     words += [f"--config.{key}={value}" for key, value in SETTINGS.items()]
-    words += [f"--config.model.path={small[0]}", "--config.run=train", *extra]
+    words += [f"--config.model.path={small[0]}", *extra]
     devices = count if count == 1 else 2 * count  # of all processes; none holds a whole weight
     words += [f"--config.mesh.fsdp={devices}", "--config.mesh.data=1"]
     flags = os.environ["XLA_FLAGS"]
@@ -98,7 +102,8 @@ def alone(small, tmp_path_factory):
 def test_two_processes_train_what_one_does_killed_and_rerun(small, alone, tmp_path):
     """One of them is killed in the middle of PPO: the other ends soon, by itself. The rerun goes on, is stopped by
     SIGTERM and finished by a process alone."""
-    processes = together(small, tmp_path)
+    train = ("--config.run=train",)
+    processes = together(small, tmp_path, train)
     log = tmp_path / "train" / "MMA-Auto" / "0" / "panel.jsonl"
     while not (log.exists() and log.read_bytes().count(b"\n") >= 1):
         assert all(process.poll() is None for process in processes), ended(processes)
@@ -106,13 +111,13 @@ def test_two_processes_train_what_one_does_killed_and_rerun(small, alone, tmp_pa
     processes[1].send_signal(signal.SIGKILL)
     (text, code), _ = ended(processes)
     assert code != 0, text[-2000:]
-    processes = together(small, tmp_path)
+    processes = together(small, tmp_path, train)
     while log.read_bytes().count(b"\n") < 2:
         assert all(process.poll() is None for process in processes), ended(processes)
         time.sleep(0.01)
     processes[0].send_signal(signal.SIGTERM)  # to one of them: both stop behind the same step
     assert [code for _, code in ended(processes)] == [interrupts.EXIT_CODE] * 2
-    [(text, code)] = ended([start(small, tmp_path, 1, 0, 0)])
+    [(text, code)] = ended([start(small, tmp_path, 1, 0, 0, train)])
     assert code == 0, text[-3000:]
     for method in ("MMA-SFT", "MMA-Auto"):
         ours, theirs = panel(tmp_path, method), panel(alone, method)
@@ -126,9 +131,67 @@ def test_two_processes_train_what_one_does_killed_and_rerun(small, alone, tmp_pa
     )
 
 
-def test_distributed_is_for_training(small, tmp_path):
+def test_two_processes_judge_what_one_does(small, alone, tmp_path):
+    """From what one has trained, through all the run's steps: each plays its share of every agent's episodes."""
+    for name in ("prepared", "train", "config.json", "data.sha256"):
+        copy = shutil.copytree if (alone / name).is_dir() else shutil.copy
+        copy(alone / name, tmp_path / name)
+    done = ended(together(small, tmp_path))
+    assert [code for _, code in done] == [0, 0], done[0][0][-3000:]
+    for read in (read_results, read_episodes, read_traces):
+        ours, theirs = list(read(tmp_path)), list(read(alone))
+        assert len(ours) == len(theirs) > 0
+        for mine, other in zip(ours, theirs, strict=True):
+            assert_alike(mine, other)
+    for name in ("regret.jsonl", "information.jsonl", "comparisons.jsonl", "audit.json", "report/index.html"):
+        assert (tmp_path / name).is_file() and (alone / name).is_file()
+    assert len((tmp_path / "test_access.jsonl").read_text().splitlines()) == 4
+
+
+def assert_alike(ours, theirs):
+    """The same but for rounding: what a row computes depends a little on how many there are."""
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        ours, theirs = list(ours.values()), list(theirs.values())
+    if isinstance(ours, list):
+        assert len(ours) == len(theirs)
+        for mine, other in zip(ours, theirs, strict=True):
+            assert_alike(mine, other)
+    else:
+        assert ours == (pytest.approx(theirs, abs=1e-4) if isinstance(ours, float) else theirs)
+
+
+def test_who_waits_waits_as_long_as_it_takes(tmp_path):
+    """Longer than the half minute after which the devices' own first meeting gives up."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    program = "import sys, time; from mma_jax.runs import hosts; hosts.join('localhost:' + sys.argv[1], 2, "
+    program += "int(sys.argv[2]), 10); hosts.alone(lambda: time.sleep(35), 'work'); "
+    program += "sys.exit(hosts.agree([hosts.first()]) != [True])"
+    words = [sys.executable, "-c", program, str(port)]
+    processes = [subprocess.Popen([*words, str(n)], cwd=ROOT, stdout=subprocess.PIPE, text=True) for n in range(2)]
+    assert [code for _, code in ended(processes)] == [0, 0]
+
+
+def test_a_report_needs_one_process(small, tmp_path):
     [(text, code)] = ended([start(small, tmp_path, 2, 0, 1, ("--config.run=report",))])
-    assert code == 2 and "--distributed is for --config.run=train" in text
+    assert code == 2 and "--distributed is for --config.run=all, train, evaluate; report runs in one process" in text
+
+
+def test_trajectories_survive_the_wire():
+    turns = (
+        Turn("say\ud800 é", "Analyze_Text", {"item_id": ["1", "2"]}, "Null", -0.02, "", True, (1, 2), 0.1),
+        Turn("{", "", {}, "", -0.2, "json", False),
+    )
+    prompt = (Message("system", "s"), Message("user", "ü"))
+    one = Trajectory(None, prompt, turns, "turn_limit", np.array([1 / 3, math.nan]))
+    got = hosts._trajectory(None, json.loads(json.dumps(hosts._plain(one))))
+    assert got.prompt == prompt and got.stop_reason == "turn_limit" and got.turns[0] == turns[0]
+    assert math.isnan(got.turns[1].value) and dataclasses.replace(got.turns[1], value=0.0) == dataclasses.replace(
+        turns[1], value=0.0
+    )
+    np.testing.assert_array_equal(got.scores, one.scores)
 
 
 def test_sequences_survive_the_wire():
