@@ -3,7 +3,8 @@
     python -m mma_jax.main --config=configs/mma_llama3_8b.py --workdir=runs/mma_8b --config.model.path=FOLDER
 
 FOLDER is the Hugging Face folder of the checkpoint. The dataset is the generated world unless you say otherwise, for
-example --config.data.source=atomic --config.data.root=DATA --config.data.name=amazon-baby.
+example --config.data.source=atomic --config.data.root=DATA --config.data.name=amazon-baby
+--config.graph.source=interactions.
 
 --dry_run prints data, token budgets, parameters and memory without FOLDER. No checkpoint of the model was at hand; its
 shape with random weights ran on one H100 (`benchmarks/accelerator.py`): 13.0 ms a step of 64 rows, 24,200 tokens/s of

@@ -18,13 +18,13 @@ from absl import flags
 
 from launch import common, sweep
 from mma_jax.agents.registry import METHODS
+from mma_jax.data.disk import write_atomically
 from mma_jax.evaluation.checks import listed, one_of
 from mma_jax.evaluation.episodes import PROTOCOLS
 from mma_jax.metrics.significance import cluster_bootstrap
 from mma_jax.reports import tables
 from mma_jax.reports.load import Sample, read_samples
 from mma_jax.reports.picture import standalone
-from mma_jax.runs.workdir import write_atomically
 from mma_jax.types import FAMILIES, InputError
 
 _METHODS = flags.DEFINE_string("methods", "", "Methods to draw, comma-separated; empty: see the program's own text.")

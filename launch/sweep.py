@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
-import json
 import shlex
 import statistics
 import subprocess
@@ -27,7 +26,9 @@ from absl import flags
 from tqdm import tqdm
 
 from launch import common
-from mma_jax.runs.workdir import write_atomically
+from mma_jax.data.disk import write_atomically
+from mma_jax.evaluation.results import read_results
+from mma_jax.reports.load import read_training
 from mma_jax.types import InputError
 
 _SWEEP = flags.DEFINE_multi_string("sweep", [], "key=value,value,... of the config; several are combined.")
@@ -131,30 +132,27 @@ def slurm_script(todo: list[tuple[Path, list[str]]], options: str, root: Path) -
 
 
 def table(root: Path, found: list[dict[str, str]], metric: str) -> str:
-    """Markdown: a row a point, protocol and method, means over its seeds."""
+    """Markdown: a row a point, protocol and method, means over its seeds. Of a point that runs, what is finished."""
     headers = [*found[0], "protocol", "method", "seeds", "valid", f"test {metric}"]
     lines = [headers, ["---"] * len(headers)]
     for point in found:
-        values: dict[tuple[str, str], list[float]] = {}
-        for row in _records(root / name(point) / "results.jsonl"):
+        folder, values = root / name(point), {}
+        for row in read_results(folder):
             if (row["subset"], row["metric"]) == ("all", metric) and row["value"] is not None:
                 values.setdefault((row["protocol"], row["method"]), []).append(row["value"])
+        panels = read_training(folder / "train")
         for (protocol, method), seeds in values.items():
-            valid = _validated(root / name(point) / "train" / method)
+            valid = _validated([rows for (trained, _), rows in panels.items() if trained == method])
             lines.append([*point.values(), protocol, method, str(len(seeds)), valid, f"{statistics.fmean(seeds):.4f}"])
         if not values:
             lines.append([*point.values(), "", "nothing yet", "", "", ""])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _records(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
-def _validated(folder: Path) -> str:
+def _validated(panels: list[tuple[dict, ...]]) -> str:
     """Mean over seeds of the best "valid" in a method's panels; empty if there is none."""
-    panels = [[row["valid"] for row in _records(path) if "valid" in row] for path in folder.glob("*/panel.jsonl")]
-    best = [max(figures) for figures in panels if figures]
+    found = [[row["valid"] for row in rows if "valid" in row] for rows in panels]
+    best = [max(figures) for figures in found if figures]
     return f"{statistics.fmean(best):.4f}" if best else ""
 
 

@@ -104,7 +104,7 @@ def chosen(asked: argparse.Namespace) -> tuple[str, ...]:
 
 
 def base_model(config: ConfigDict) -> str:
-    """Name and size of what the agents play on: "L0-tiny, 1.4 M parameters"."""
+    """Name and size of what the agents play on: "L0-tiny of 1.6 M"."""
     shape = aot.shape_of(config)
     model = nnx.eval_shape(lambda: Llama(shape, rngs=nnx.Rngs(0)))
     size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model)))

@@ -22,6 +22,7 @@ from mma_jax.baselines.batches import Choices, choices
 from mma_jax.baselines.corpus import Corpus, Query, catalog, embed, look
 from mma_jax.baselines.losses import bpr, squares
 from mma_jax.baselines.recommender import Given, Model, Recommender
+from mma_jax.baselines.views import mean
 
 
 def get_config() -> ConfigDict:
@@ -68,9 +69,8 @@ class BPR(Model):
 
 def user_vectors(users: jax.Array, vectors: jax.Array, query: Query) -> jax.Array:
     """float32 [Q, D]: users' own vectors [U, D], or the mean of their history's [I, D] where they have none."""
-    known = query.history >= 0
-    mean = embed(vectors, query.history).sum(axis=1) / jnp.maximum(known.sum(axis=1, keepdims=True), 1)
-    return jnp.where((query.user >= 0)[:, None], embed(users, query.user), mean)
+    others = mean(embed(vectors, query.history), query.history >= 0, axis=1)
+    return jnp.where((query.user >= 0)[:, None], embed(users, query.user), others)
 
 
 def make(config, corpus: Corpus) -> Recommender:

@@ -32,6 +32,7 @@ from mma_jax.baselines.corpus import Catalog, Corpus, Query, catalog, embed, loo
 from mma_jax.baselines.fills import Fill, complete, fills, projected
 from mma_jax.baselines.losses import bpr, squares
 from mma_jax.baselines.recommender import Given, Kept, Model, Recommender
+from mma_jax.baselines.views import mean
 
 
 def get_config() -> ConfigDict:
@@ -108,9 +109,8 @@ class Completion(Model):
         profile, other = query.profile[name] @ self.kernels[name][...], fill.mean
         if "behavior" in fill.tables:
             found = (query.history >= 0) & fill.found["behavior"][query.history]
-            total = embed(fill.tables["behavior"], jnp.where(found, query.history, -1)).sum(axis=1)
-            count = found.sum(axis=1, keepdims=True)
-            other = jnp.where(count > 0, total / jnp.maximum(count, 1), other)
+            filled = mean(fill.tables["behavior"][query.history], found, axis=1)
+            other = jnp.where(found.any(axis=1, keepdims=True), filled, other)
         return jnp.where(present(query, name)[:, None], profile, other)
 
 

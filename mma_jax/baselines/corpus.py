@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import sparse
 
 from mma_jax.types import MODALITIES, Mask
 
@@ -58,6 +59,12 @@ class Corpus:
     def pairs(self) -> np.ndarray:
         """int64 [N] sorted: user * I + item, to look pairs up in."""
         return np.sort(self.users.astype(np.int64) * self.n_items + self.items)
+
+    @functools.cached_property
+    def taken(self) -> sparse.csr_array:
+        """float32 [U, I]: 1 where a user took an item in training."""
+        ones = np.ones(len(self.users), np.float32)
+        return sparse.csr_array((ones, (self.users, self.items)), shape=(self.n_users, self.n_items))
 
     def histories(self, rows: np.ndarray, length: int) -> np.ndarray:
         """int32 [Q, length]: what the users of training rows had liked before, oldest first, -1 in front.
@@ -151,8 +158,8 @@ def catalog(corpus: Corpus) -> Catalog:
 
 
 def padded(histories: Sequence[np.ndarray], length: int) -> np.ndarray:
-    """int32 [Q, length]: the last `length` items of each history, -1 in front."""
-    rows = np.full((len(histories), length), -1, np.int32)
+    """int32 [Q, length]: the last `length` items of each history, -1 in front; one -1 where length is 0."""
+    rows = np.full((len(histories), max(length, 1)), -1, np.int32)
     for row, history in zip(rows, histories, strict=True):
         if kept := min(len(history), length):
             row[-kept:] = history[-kept:]

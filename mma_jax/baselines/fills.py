@@ -93,9 +93,7 @@ def walks(graph: sparse.csr_array, ends: np.ndarray, steps: int) -> sparse.csr_a
 
 def near_by_behavior(corpus: Corpus, count: int) -> sparse.csr_array:
     """float [I, I] of zeros and ones: the items that most users share with an item."""
-    shape = corpus.n_users, corpus.n_items
-    taken = sparse.csr_array((np.ones(len(corpus.users)), (corpus.users, corpus.items)), shape=shape)
-    shared = sparse.csr_array(taken.T @ taken)
+    shared = sparse.csr_array(corpus.taken.T @ corpus.taken)
     rarer = 1 - corpus.degree / (corpus.degree.max(initial=0) + 1)  # in (0, 1]: among equals, and never more than one
     known = corpus.degree > 0
 

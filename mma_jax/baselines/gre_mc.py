@@ -54,7 +54,7 @@ from ml_collections import ConfigDict
 from mma_jax.baselines.batches import Choices, masked
 from mma_jax.baselines.bpr import user_vectors
 from mma_jax.baselines.corpus import CONTENT, Corpus, Items, Query, catalog, embed, look
-from mma_jax.baselines.layers import network
+from mma_jax.baselines.layers import check_heads, network
 from mma_jax.baselines.lightgcn import graph, propagate
 from mma_jax.baselines.losses import bpr, squares
 from mma_jax.baselines.recommender import Given, Kept, Model, Recommender, of_model
@@ -305,7 +305,12 @@ def bank(config, corpus: Corpus, subgraphs: np.ndarray) -> Bank:
 
 
 def make(config, corpus: Corpus) -> Recommender:
-    """GRE-MC of a corpus; whatever it has of behavior, text and images."""
+    """GRE-MC of a corpus; whatever it has of behavior, text and images.
+
+    Raises:
+        InputError: heads that do not divide dim.
+    """
+    check_heads("gre_mc", config)
     return Recommender(
         module=functools.partial(GREMC, config, corpus, retrieve(config, corpus)),
         batches=masked(config, corpus),

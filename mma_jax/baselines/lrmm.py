@@ -40,6 +40,7 @@ from mma_jax.baselines.batches import Choices, masked
 from mma_jax.baselines.corpus import Catalog, Corpus, Query, catalog, embed, look, present
 from mma_jax.baselines.losses import bpr, squares
 from mma_jax.baselines.recommender import Given, Model, Recommender
+from mma_jax.baselines.views import mean
 
 
 def get_config() -> ConfigDict:
@@ -144,9 +145,9 @@ class LRMM(Model):
 
     def _of_users(self, tables: Tables, query: Query) -> tuple[jax.Array, jax.Array]:
         """(embeddings float32 [Q, K, D], bool [Q, K]: there); a profile of zeros is none."""
-        count = (query.history >= 0).sum(axis=1, keepdims=True)
-        inputs = {"behavior": embed(tables.vectors, query.history).sum(axis=1) / jnp.maximum(count, 1)} | query.profile
-        there = {"behavior": count[:, 0] > 0} | {name: present(query, name) for name in self.names}
+        known = query.history >= 0
+        inputs = {"behavior": mean(embed(tables.vectors, query.history), known, axis=1)} | query.profile
+        there = {"behavior": known.any(axis=1)} | {name: present(query, name) for name in self.names}
         vectors = [self.user_side.encoded(name, inputs[name]) for name in ("behavior", *self.names)]
         return jnp.stack(vectors, axis=1), jnp.stack([there[name] for name in ("behavior", *self.names)], axis=1)
 

@@ -20,11 +20,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
 from mma_jax.baselines.batches import Sequences, sequences
 from mma_jax.baselines.corpus import Corpus, Query, catalog, embed, look
+from mma_jax.baselines.layers import check_heads
 from mma_jax.baselines.recommender import Given, Model, Recommender
 from mma_jax.types import InputError
 
@@ -204,12 +206,13 @@ def make(config, corpus: Corpus) -> Recommender:
     """SASRec of a corpus; it sees interactions alone.
 
     Raises:
-        InputError: an unknown loss, or heads that do not divide dim.
+        InputError: an unknown loss, heads that do not divide dim, or a corpus in which nothing follows anything.
     """
     if config.loss not in LOSSES:
         raise InputError(f"sasrec.loss is {config.loss!r}; one of {', '.join(LOSSES)} is meant")
-    if config.dim % config.heads:
-        raise InputError(f"sasrec.dim={config.dim} cannot be shared by sasrec.heads={config.heads}; choose a multiple")
+    check_heads("sasrec", config)
+    if np.diff(corpus.starts).max(initial=0) < 2:
+        raise InputError("SASRec learns what follows what, and no user has two training interactions; leave it out")
     negatives = 0 if config.loss == "ce" else 1
     return Recommender(
         module=functools.partial(SASRec, config, corpus),

@@ -17,16 +17,9 @@ DENSE = 4000
 """Items up to which all eigenvectors are computed: exact also where eigenvalues coincide."""
 
 
-def taken(corpus: Corpus) -> sp.csr_array:
-    """float32 [U, I]: 1 where a user took an item in training."""
-    ones = np.ones(len(corpus.users), np.float32)
-    return sp.csr_array((ones, (corpus.users, corpus.items)), shape=(corpus.n_users, corpus.n_items))
-
-
 def shared(corpus: Corpus) -> sp.csr_array:
     """float32 [I, I]: 1 where a user took both items, nothing on the diagonal."""
-    matrix = taken(corpus)
-    both = sp.coo_array(matrix.T @ matrix)
+    both = sp.coo_array(corpus.taken.T @ corpus.taken)
     apart = both.row != both.col
     return sp.csr_array((np.ones(apart.sum(), np.float32), (both.row[apart], both.col[apart])), shape=both.shape)
 
@@ -85,8 +78,7 @@ def similar(corpus: Corpus, seen: list[str], rows: np.ndarray) -> tuple[np.ndarr
         near = np.mean([corpus.content[name][rows] @ corpus.content[name].T for name in seen], axis=0)
         there = np.all([corpus.has[name] for name in seen], axis=0)
         return np.where(there, near, 0.0), np.where(there, near, -np.inf)
-    matrix = taken(corpus)
-    matrix = matrix @ sp.diags_array(np.maximum(corpus.degree, 1) ** -0.5)
+    matrix = corpus.taken @ sp.diags_array(np.maximum(corpus.degree, 1) ** -0.5)
     near = (matrix[:, rows].T @ matrix).toarray()
     return near, np.where(near > 0, near, -np.inf)
 

@@ -21,11 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from mma_jax.data.images import find_images
-from mma_jax.data.records import BadRecords, find, number, repeats
+from mma_jax.data.records import TEXT_FIELDS, BadRecords, find, number, repeats
 from mma_jax.types import TEST, TRAIN, VALID, Catalog, Dataset, InputError, Interactions
 
 SPLITS = {"train": TRAIN, "valid": VALID, "test": TEST}
-TEXT_FIELDS = ("title", "categories", "description", "brand")
 
 
 def load(root: str, name: str) -> Dataset:

@@ -26,6 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mma_jax.data import render
+from mma_jax.data.disk import write_atomically
 from mma_jax.data.world import DEFAULT, Attribute, World, WorldConfig, stream
 from mma_jax.types import Catalog, Dataset, InputError, Interactions
 
@@ -214,6 +215,10 @@ def draw_interactions(world: World) -> tuple[Interactions, np.ndarray]:
 
 def _catalog(world: World, folder: Path) -> Catalog:
     config, rng = world.config, stream(world.config, "text")
+    if config.fillers > len(FILLERS):
+        raise InputError(
+            f"generated world: there are {len(FILLERS)} filler words, so fillers={config.fillers} is too many"
+        )
     names = [config.attributes[column].name for column in config.shown_by("text")]
     words = [(names.index(name), values) for name, values in synonyms(config).items()]
     written = [_write(config, [values[shown[a]] for a, values in words], rng) for shown in world.shown["text"]]
@@ -291,9 +296,7 @@ def _claim(folder: Path, config: WorldConfig, checksum: str) -> None:
     if (folder / "images").exists():
         raise InputError(f"{folder} holds images but no world.json; choose another data.name")
     folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(described.encode())
-    os.replace(partial, path)
+    write_atomically(path, described)
 
 
 def _write_images(folder: Path, config: WorldConfig, catalog: Catalog, pictures: list[dict[str, int]]) -> None:

@@ -30,6 +30,8 @@ class Histories:
         self._start = np.searchsorted(self._user[rows], np.arange(n_users + 1))
         self._moments = moment[rows]
         self._items = self._item[rows]
+        self._training = parts <= TRAIN
+        self._from_training = self._training[rows]
 
         width = int(self._item.max(initial=0)) + 1
         rows = rows[np.argsort(parts[rows], kind="stable")]  # of a repeated pair, its earliest part counts
@@ -41,13 +43,17 @@ class Histories:
     def before(self, row: int) -> np.ndarray:
         """int32 [H]: the items the same user liked strictly before interaction `row`, oldest first.
 
-        Any part counts; equal times are not before; of a repeated item the latest occurrence stays.
+        Any part counts for a row in VALID or TEST; for one in FIT or TRAIN only these two, for a given split may hold
+        out what came earlier. Equal times are not before; of a repeated item the latest occurrence stays.
         Where the interactions have no order: the user's FIT items for a row in FIT or TRAIN, FIT and
         TRAIN items for a row in VALID or TEST, in row order within a part, without the row's own item.
         """
         start, end = self._start[self._user[row] : self._user[row] + 2]
         end = start + np.searchsorted(self._moments[start:end], self._limit[row], "left")
-        items = _keep_latest(self._items[start:end])
+        items = self._items[start:end]
+        if self._training[row]:
+            items = items[self._from_training[start:end]]
+        items = _keep_latest(items)
         return items if self._ordered else items[items != self._item[row]]
 
     def known(self, user: int, part: int = TEST) -> np.ndarray:

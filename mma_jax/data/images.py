@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -72,21 +67,3 @@ def _decode(image: Image.Image) -> tuple[Image.Image | None, str]:
         return Image.alpha_composite(white, layer).convert("RGB"), ""
     except Exception:  # decoders of hostile data raise as variously as header parsers do
         return None, "truncated or corrupt"
-
-
-def check(paths: Sequence[str], progress: bool = True) -> tuple[np.ndarray, dict[str, int]]:
-    """Opens every image once: ok bool [len(paths)], and how many failed for each reason of `open_image`.
-
-    An image that is not ok is to be treated as missing.
-    """
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        # PIL warns of what is counted here anyway; filters are process-wide, so they are set outside the threads.
-        warnings.simplefilter("ignore")
-        results = pool.map(_reason, paths)
-        reasons = list(tqdm(results, "checking images", len(paths), disable=None if progress else True))
-    problems = dict(Counter(reason for reason in reasons if reason))
-    return np.array([not reason for reason in reasons], bool), problems
-
-
-def _reason(path: str) -> str:
-    return open_image(path)[1]

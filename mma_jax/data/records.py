@@ -10,6 +10,9 @@ import numpy as np
 
 from mma_jax.types import InputError
 
+TEXT_FIELDS = ("title", "categories", "description", "brand")
+"""Columns of a `Catalog` that are text."""
+
 REFUSE_SHARE = 0.01
 REFUSE_COUNT = 10
 """A file is refused when its bad lines number more than both this share of its lines and this count."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from mma_jax.data.records import TEXT_FIELDS
 from mma_jax.types import FIT, TEST, TRAIN, VALID, Catalog, Dataset
 
 PARTS = {"evidence (FIT)": FIT, "training targets (TRAIN)": TRAIN, "validation": VALID, "test": TEST}
-FIELDS = ("title", "categories", "description", "brand", "images")
+FIELDS = (*TEXT_FIELDS, "images")
 
 
 def statistics(dataset: Dataset, positive: np.ndarray, parts: np.ndarray) -> list[tuple[str, str]]:
@@ -20,15 +21,16 @@ def statistics(dataset: Dataset, positive: np.ndarray, parts: np.ndarray) -> lis
 
     Sparsity is the share of (user, item) cells without an interaction, in percent.
     """
-    n_users, n_items, count = len(dataset.users), len(dataset.catalog), len(dataset.interactions)
+    n_users, n_items, log = len(dataset.users), len(dataset.catalog), dataset.interactions
+    cells = len(np.unique(log.user.astype(np.int64) * n_items + log.item))  # a repeated interaction fills one
     return [
         ("dataset", dataset.name),
         ("#users", f"{n_users:,}"),
         ("#items", f"{n_items:,}"),
-        ("#inter.", f"{count:,}"),
-        ("sparsity", f"{1 - count / (n_users * n_items):.2%}"),
+        ("#inter.", f"{len(log):,}"),
+        ("sparsity", f"{1 - cells / (n_users * n_items):.2%}"),
         ("positives", f"{positive.sum():,} ({positive.mean():.1%})"),
-        ("order", dataset.interactions.order),
+        ("order", log.order),
         *((label, _part(positive[parts == part])) for label, part in PARTS.items()),
         *((f"items with {field}", _share(dataset.catalog, field)) for field in FIELDS),
         *(("problem", problem) for problem in dataset.problems or ("none",)),

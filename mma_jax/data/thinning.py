@@ -28,6 +28,7 @@ from scipy.stats import rankdata
 from tqdm import tqdm
 
 from mma_jax.data.images import open_image
+from mma_jax.data.records import TEXT_FIELDS
 from mma_jax.data.splits import positives, split
 from mma_jax.types import FIT, Catalog, Dataset
 
@@ -37,8 +38,6 @@ MODALITIES = {"none": (), "text": ("text",), "image": ("image",), "both": ("text
 STREAMS = {"text": 0, "image": 1}
 
 KINDS = ("mcar", "popularity", "value")
-
-TEXT_FIELDS = ("title", "categories", "description", "brand")
 
 TILT = 4.0
 """Of the two tilted kinds: the first item of the order is e^4 = 55 times as likely to go next as the last one."""

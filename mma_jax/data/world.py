@@ -190,10 +190,6 @@ class World:
             self._observers[evidence] = Observer(self, evidence)
         return self._observers[evidence]
 
-    def posterior(self, histories: Sequence[np.ndarray], evidence: Mask) -> np.ndarray:
-        """`Observer.posterior` for this evidence."""
-        return self.observer(evidence).posterior(histories)
-
     def predictive(
         self,
         pools: np.ndarray,
@@ -280,13 +276,6 @@ class Observer:
             chances.append(chance)
         return case * len(tiers) + tier[:, None], _product([*chances, tiers])
 
-    def posterior(self, histories: Sequence[np.ndarray]) -> np.ndarray:
-        """log P(p | signatures of the history), float64 [Q, P], for Q arrays of items."""
-        log_posterior = np.empty((len(histories), len(self.preferences)))
-        for rows, length in _by_length(histories):
-            log_posterior[rows] = self._log_posterior([histories[row] for row in rows], length)
-        return log_posterior
-
     def predictive(
         self, pools: np.ndarray, histories: Sequence[np.ndarray], pool_prior: np.ndarray | None = None
     ) -> np.ndarray:
@@ -310,7 +299,8 @@ class Observer:
         return scores / scores.sum(1, keepdims=True)
 
     def _log_posterior(self, histories: Sequence[np.ndarray], length: int) -> np.ndarray:
-        """float64 [Q, P] for histories of one length: every item is in or out, independently given p."""
+        """log P(p | signatures of the history), float64 [Q, P], for histories of one length: every item is in or out,
+        independently given p."""
         log_posterior = np.tile(self._log_nobody(length), (len(histories), 1))
         if length:
             unchosen, _ = self._prospects(length)

@@ -22,7 +22,7 @@ MEANING = {
     "rank_only": "a scorer fitted on rank and s0 alone must not beat the first stage (lower bound, worst family)",
     "popularity": "popularity alone must not be the best ranking where behaviour is observed (lower bound of its "
     "NDCG@10 gain over evidence, worst family)",
-    "self_edges": "training targets found among the interactions that built their own evidence",
+    "self_edges": "targets found among the interactions that built their own evidence",
     "recall_gap": "largest difference between train and test recall@B of a source",
     "mask_peeking": "strict prompts that change when only the hidden mask changes",
     "canary": "evidence stores that change when interactions are planted in the held-out parts",
@@ -85,11 +85,13 @@ def popularity(dataset: str, seen: list[Episode], counts: np.ndarray, evidence: 
     return worst("popularity", dataset, gains, config.audit.ndcg_tolerance)
 
 
-def self_edges(dataset: str, users: np.ndarray, items: np.ndarray, episodes: Iterable[Episode]) -> dict:
-    """users, items: the interactions the training view was built from."""
-    built = set(zip(users.tolist(), items.tolist(), strict=True))
-    found = {(e.user, e.target) for e in episodes} & built
-    return row("self_edges", dataset, len(found), 0)
+def self_edges(dataset: str, views: Iterable[tuple[np.ndarray, np.ndarray, Iterable[Episode]]]) -> dict:
+    """views: users and items of the interactions that a view was built from, and the episodes judged with it."""
+    found = 0
+    for users, items, episodes in views:
+        built = set(zip(users.tolist(), items.tolist(), strict=True))
+        found += len({(e.user, e.target) for e in episodes} & built)
+    return row("self_edges", dataset, found, 0)
 
 
 def recall_gap(dataset: str, recall: list[dict], threshold: float) -> dict:

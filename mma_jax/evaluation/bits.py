@@ -37,13 +37,15 @@ def _from_text(world: World, catalog: Catalog, view: View) -> dict[str, np.ndarr
 
 
 def _from_tags(world: World, catalog: Catalog, view: View) -> dict[str, np.ndarray]:
-    """The best-ranked tag among the words of each attribute, -1 where none made the top five."""
+    """The best-ranked tag among the words of each attribute, -1 where none made the top five, or where the tags are of
+    a vocabulary without them."""
     place = {word: n for n, word in enumerate(view.image.vocabulary)}
     found = {}
     for name, drawn in generated.drawn_as(world.config).items():
         value_of = np.full(len(place) + 1, -1)  # the last row serves tag -1
         for value, word in enumerate(render.ATTRIBUTES[drawn]):
-            value_of[place[word]] = value
+            if word in place:
+                value_of[place[word]] = value
         values = value_of[view.image.tag_ids]
         best = np.argmax(values >= 0, axis=1)
         found[name] = np.take_along_axis(values, best[:, None], axis=1)[:, 0]

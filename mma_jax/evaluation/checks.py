@@ -19,6 +19,12 @@ from mma_jax.retrieval import pools
 from mma_jax.types import InputError
 
 ANY = math.inf
+_OF_BASELINES = {
+    "lr": (0, ANY),
+    "dropout": (0, 0.99),
+    **dict.fromkeys(("epochs", "batch", "validate_every", "patience", "length", "negatives"), (1, ANY)),
+    **dict.fromkeys(("dim", "layers", "propagations", "heads"), (1, ANY)),
+}
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, ANY),
     "data.max_history": (0, ANY),
@@ -73,9 +79,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "agentcf.words": (1, ANY),
     "agentcf.max_new": (1, ANY),
 } | {
-    f"baselines.{one.settings}.{key}": (least, ANY)
+    f"baselines.{one.settings}.{key}": bounds
     for one in BASELINES.values()
-    for key, least in (("lr", 0), ("epochs", 1), ("batch", 1), ("validate_every", 1), ("patience", 1))
+    for key, bounds in _OF_BASELINES.items()
+    if key in one.get_config()
 }
 """Least and greatest value of the numbers that have one."""
 
@@ -97,10 +104,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 def check_settings(config) -> None:
     """Raise InputError for the first setting that cannot be."""
-    for key, (low, high) in RANGES.items():
-        if not low <= value_of(config, key) <= high:
-            bounds = f"at least {low:g}" if high == ANY else f"between {low:g} and {high:g}"
-            raise InputError(f"config.{key}={value_of(config, key)}: give a number {bounds}")
+    for key, bounds in RANGES.items():
+        check_range(f"{key}={value_of(config, key)}", value_of(config, key), bounds)
     for key, known in CHOICES.items():
         one_of(key, value_of(config, key), known)
     if not config.data.name:
@@ -110,11 +115,24 @@ def check_settings(config) -> None:
     seeds(config)
     for protocol in listed(config.eval.language_protocols):
         one_of("eval.language_protocols", protocol, PROTOCOLS)
+    if config.data.max_history == 0 and "stress_wrong" in asked_protocols(config):
+        raise InputError(
+            "config.data.max_history=0 leaves every history empty, so stress_wrong has no other user's to show: "
+            "leave it out of config.protocols"
+        )
     for protocol in asked_protocols(config):
         # the environment itself refuses what does not fit its turns and context
         environment = Environment(Evidence(), options(config, protocol))
         if config.env.count == "estimate":
             environment.budget(config.pool.size)
+
+
+def check_range(said: str, value: float, bounds: tuple[float, float]) -> None:
+    """Raise InputError for a value out of bounds, least and greatest; said: where it stands in the config."""
+    low, high = bounds
+    if not low <= value <= high:
+        wanted = f"at least {low:g}" if high == ANY else f"between {low:g} and {high:g}"
+        raise InputError(f"config.{said}: give a number {wanted}")
 
 
 def _check_drop(config) -> None:

@@ -74,15 +74,26 @@ class Sampled:
 
 
 def first_occurrences(interactions: Interactions, positive: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """bool [N]: positives that are the first of their user and item; the answer of a repeat stands in its history."""
+    """bool [N]: positives that are the first of their user and item, whose answer no evidence of theirs holds.
+
+    The first by part, because earlier parts build the evidence, and a held-out one by time too, because its history
+    looks into every part. They differ in a given split that does not follow time.
+    """
     when = interactions.time if interactions.order != "none" else parts
     rows = np.flatnonzero(positive)
-    rows = rows[np.lexsort((rows, when[rows], interactions.item[rows], interactions.user[rows]))]
-    pairs = np.stack([interactions.user[rows], interactions.item[rows]])
+    first = _first_of_pairs(interactions, rows, when, parts)
+    return first & (_first_of_pairs(interactions, rows, when) | (parts <= TRAIN))
+
+
+def _first_of_pairs(interactions: Interactions, rows: np.ndarray, *keys: np.ndarray) -> np.ndarray:
+    """bool [N]: which of `rows` come first of their user and item by keys [N], the last one the most important."""
+    user, item = interactions.user[rows], interactions.item[rows]
+    order = np.lexsort((rows, *(key[rows] for key in keys), item, user))
+    pairs = np.stack([user[order], item[order]])
     first = np.ones(len(rows), bool)
     first[1:] = (pairs[:, 1:] != pairs[:, :-1]).any(axis=0)
     mask = np.zeros(len(interactions), bool)
-    mask[rows[first]] = True
+    mask[rows[order[first]]] = True
     return mask
 
 

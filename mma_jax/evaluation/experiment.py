@@ -10,15 +10,16 @@ import dataclasses
 import functools
 import hashlib
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from mma_jax.data import generated
+from mma_jax.data.disk import write_atomically
 from mma_jax.data.histories import Histories
 from mma_jax.data.missing import realizable
+from mma_jax.data.records import TEXT_FIELDS
 from mma_jax.data.sources import load
 from mma_jax.data.splits import positives, split
 from mma_jax.data.thinning import holders, thin
@@ -30,6 +31,7 @@ from mma_jax.evaluation import episodes as episode_builder
 from mma_jax.evaluation.checks import asked_protocols, options
 from mma_jax.evaluation.views import View, build_view, training_rows
 from mma_jax.features.images import ImageStore
+from mma_jax.features.text import tokenize
 from mma_jax.models.convert import L0_TINY
 from mma_jax.models.tokenizer import Chat, load_tokenizer
 from mma_jax.retrieval import pools
@@ -69,9 +71,7 @@ class Experiment:
         record, checksum = self.directory / "data.sha256", fingerprint(dataset)
         if not record.exists():
             self.directory.mkdir(parents=True, exist_ok=True)
-            partial = record.with_suffix(".partial")
-            partial.write_text(checksum)
-            os.replace(partial, record)  # half a checksum would look like other data
+            write_atomically(record, checksum)  # half of one would look like other data
         if record.read_text() != checksum:
             raise InputError(f"the data has changed since {self.directory} was begun: choose another --workdir")
         return dataset
@@ -100,7 +100,7 @@ class Experiment:
     def presence(self) -> Mask:
         """Which modalities the data has at all, known before any evidence is built."""
         catalog = self.dataset.catalog
-        text = any(map(any, (catalog.title, catalog.categories, catalog.description, catalog.brand)))
+        text = any(any(map(tokenize, getattr(catalog, name))) for name in TEXT_FIELDS)  # `TextStore.has` of any item
         return (text, self.config.images.encoder != "none" and any(catalog.images), bool(self.positive.any()))
 
     @functools.cached_property
@@ -235,6 +235,12 @@ class Experiment:
 
     def check(self) -> None:
         """Raise InputError for what the settings and the data together make impossible (see `checks` for settings)."""
+        pairs = self.dataset.copurchases
+        if self.config.graph.source == "copurchases" and (pairs is None or not (pairs[:, 0] != pairs[:, 1]).any()):
+            raise InputError(
+                f"config.graph.source='copurchases', but {self.dataset.name} lists no pairs of items bought together: "
+                "give --config.graph.source=interactions"
+            )
         if not self.protocols:
             raise InputError(f"{self.dataset.name} can realise no family of protocols {self.config.protocols!r}")
         size, items = self.config.pool.size, len(self.dataset.catalog)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mma_jax.baselines.corpus import ALL, Corpus, Query, ask
+from mma_jax.metrics import ranking
 from mma_jax.types import InputError
 
 Score = Callable[[Query, None], np.ndarray]
@@ -129,20 +130,11 @@ def _metrics(greater: np.ndarray, ties: np.ndarray, targets: Lists, cutoffs: Seq
     best = np.lexsort((greater, np.repeat(np.arange(len(count)), count)))[starts]
     found = {}
     for k in cutoffs:
-        rank = np.arange(1, k + 1)
-        ones, gain = np.ones(k), 1 / np.log2(rank + 1)
-        ideal = np.cumsum(gain)[np.minimum(count, k) - 1]
+        hit, gain, reciprocal = ranking.running_hit(k), ranking.running_gain(k), ranking.running_reciprocal(k)
         found |= {
-            f"hr@{k}": _expected(ones, greater[best], ties[best]),
-            f"recall@{k}": np.add.reduceat(_expected(ones, greater, ties), starts) / count,
-            f"ndcg@{k}": np.add.reduceat(_expected(gain, greater, ties), starts) / ideal,
-            f"mrr@{k}": _expected(1 / rank, greater[best], ties[best]),
+            f"hr@{k}": ranking.expectation(hit, greater[best], ties[best]),
+            f"recall@{k}": np.add.reduceat(ranking.expectation(hit, greater, ties), starts) / count,
+            f"ndcg@{k}": np.add.reduceat(ranking.expectation(gain, greater, ties), starts) / gain[np.minimum(count, k)],
+            f"mrr@{k}": ranking.expectation(reciprocal, greater[best], ties[best]),
         }
     return found
-
-
-def _expected(worth: np.ndarray, greater: np.ndarray, ties: np.ndarray) -> np.ndarray:
-    """Mean worth of the ranks greater + 1 .. greater + ties; worth: float64 [k] of ranks 1 .. k, zero behind."""
-    running = np.concatenate([[0.0], np.cumsum(worth)])
-    k = len(worth)
-    return (running[np.minimum(greater + ties, k)] - running[np.minimum(greater, k)]) / ties

@@ -57,7 +57,7 @@ def episode_rows(trajectories: list[Trajectory], alpha: float, belief: np.ndarra
     for n, trajectory in enumerate(trajectories):
         episode = trajectory.episode
         row = {"episode_id": episode.episode_id, "user": episode.user, "subset": episode.family}
-        row["recalled"] = episode.recalled
+        row |= {"recalled": episode.recalled, "inserted": episode.inserted}
         row[f"recall@{scores.shape[1]}"] = float(episode.recalled)  # of the first stage, before any insertion
         row |= {name: float(values[n]) for name, values in columns.items()}
         if trajectory.prompt:  # it was played, not judged from a score table
@@ -67,15 +67,16 @@ def episode_rows(trajectories: list[Trajectory], alpha: float, belief: np.ndarra
 
 
 def result_rows(rows: list[dict], alpha: float, valid: float | None = None) -> list[dict]:
-    """{"subset", "metric", "value", "n"} for all episodes, each family, and recalled and inserted targets apart.
+    """{"subset", "metric", "value", "n"} for all episodes, each family, and recalled and inserted targets apart; none
+    for what no episode is. A target may be neither: recalled among negatives alone, or absent from a fixed pool.
 
     alpha: the fusion weight. valid: the NDCG@10 on validation that it was chosen by; None where nothing was chosen.
     """
     subsets: dict[str, list[dict]] = {"all": rows}
     for family in dict.fromkeys(row["subset"] for row in rows):
         subsets[family] = [row for row in rows if row["subset"] == family]
-    subsets["all/recalled"] = [row for row in rows if row["recalled"]]
-    subsets["all/inserted"] = [row for row in rows if not row["recalled"]]
+    for how in ("recalled", "inserted"):
+        subsets[f"all/{how}"] = [row for row in rows if row[how]]
     results = [
         {"subset": subset, "metric": metric, "value": value, "n": len(members)}
         for subset, members in subsets.items()

@@ -55,7 +55,7 @@ class View:
         return VectorIndex(self.graph.embedding, self.graph.has, kind=self.index)
 
     def source_scores(self, modality: str, histories: list[np.ndarray]) -> np.ndarray:
-        """One source's scores, float32 [Q, I]; -inf for items without that modality (§3.1, §4.1)."""
+        """One source's scores, float32 [Q, I]; for items without that modality -inf, and 0 from BM25 (§3.1, §4.1)."""
         if modality == "text":
             return self.bm25.scores([self.text.query(history) for history in histories])
         if modality == "image":
@@ -115,7 +115,7 @@ def build_view(dataset: Dataset, rows: np.ndarray, images: ImageStore | None, co
     return View(
         text=text if text.has.any() else None,
         image=images,
-        graph=graph if graph.has.any() else None,
+        graph=graph if graph.popularity.any() else None,  # counts tell something even where no two items are linked
         in_training=seen,
         index=config.graph.index,
         decay=config.graph.decay,

@@ -41,10 +41,11 @@ ITEMS_PER_BLOCK = 1024
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GraphStore:
-    """All behavioral evidence about items. Items without any training interaction have has=False and zero rows."""
+    """All behavioral evidence about items. One that shares no basket with another has=False and a zero row, for there
+    is nothing to compare it by; its popularity counts all the same."""
 
     embedding: np.ndarray  # float32 [I, D]
-    has: np.ndarray  # bool [I] degree > 0
+    has: np.ndarray  # bool [I] the item has a vector
     neighbors: np.ndarray  # int32 [I, n_neighbors] strongest first, -1 padded
     popularity: np.ndarray  # int32 [I] baskets the item is in: users, or listed pairs
 
@@ -82,9 +83,10 @@ def build(
         baskets = _incidence(np.repeat(np.arange(len(pairs)), 2), pairs.ravel(), len(pairs), n_items)
     degree = np.bincount(baskets.indices, minlength=n_items)
     weighted = _discount(baskets, degree)
+    embedding = _embed(weighted, min(dim, max(LEAST_DIMENSIONS, n_items // ITEMS_PER_DIMENSION)), seed)
     return GraphStore(
-        embedding=_embed(weighted, min(dim, max(LEAST_DIMENSIONS, n_items // ITEMS_PER_DIMENSION)), seed),
-        has=degree > 0,
+        embedding=embedding,
+        has=embedding.any(axis=1),
         neighbors=_strongest(weighted, n_neighbors),
         popularity=degree.astype(np.int32),
     )

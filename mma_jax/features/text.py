@@ -37,16 +37,45 @@ up was we were what when which who will with you your
 """
 STOP_WORDS = frozenset(_STOP_TEXT.split())
 
-_WORD = re.compile(r"[^\W_]+")
+
+def _marks() -> str:
+    """Ranges of the marks that are part of a letter, for a regular expression's class: vowel signs, accents and the
+    like, but not variation selectors, which choose between looks of one character."""
+    first, last = 0x300, 0x1FFFF
+    kinds = (unicodedata.category(chr(code)) for code in range(first, last + 1))
+    found = "".join("m" if kind in ("Mn", "Mc") else " " for kind in kinds)
+    runs = (run.span() for run in re.finditer("m+", found))
+    ranges = "".join(f"{chr(first + start)}-{chr(first + end - 1)}" for start, end in runs)
+    return ranges.replace("\ufe00-\ufe0f", "")
+
+
+_ASCII_WORD = re.compile(r"[^\W_]+")
+_WORD = re.compile(rf"[^\W_]+(?:[{_marks()}]+[^\W_]*)*")
+_HAN = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+_KANA = "\u3041-\u309a\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
+_UNSPACED = re.compile(f"[{_HAN}{_KANA}]+")
 
 
 def tokenize(text: str) -> list[str]:
     """Lower-case words of `text` in order, without stop words; no stemming.
 
-    A word is a run of Unicode letters and digits after NFKC normalization, so "Café" and its decomposed spelling agree.
+    A word is a run of Unicode letters and digits, with the marks they carry (vowels of Hindi or Thai, among others),
+    after NFKC normalization, so "Café" and its decomposed spelling agree. Chinese and Japanese put no blanks between
+    words: each two neighbors in a run of their characters are one word, and so is a character alone.
     """
-    words = _WORD.findall(unicodedata.normalize("NFKC", text).lower())
+    if text.isascii():  # the same words, sooner: most of a catalog is
+        words = _ASCII_WORD.findall(text.lower())
+    else:
+        # Lower-case İ is i with a dot of its own: İstanbul and istanbul are one word.
+        text = unicodedata.normalize("NFKC", text).lower().replace("i\u0307", "i")
+        words = _WORD.findall(_UNSPACED.sub(_pairs, text))
     return [word for word in words if word not in STOP_WORDS]
+
+
+def _pairs(run: re.Match) -> str:
+    """Each two neighbors of a run, between blanks; a character alone as it is."""
+    characters = run[0]
+    return f" {' '.join(map(''.join, itertools.pairwise(characters))) or characters} "
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ def vectors(store: TextStore, in_training: np.ndarray, dim: int) -> np.ndarray:
     rows = _tf_idf(store)
     known = rows[np.flatnonzero(in_training)]
     dim = min(dim, min(known.shape) - 1)
-    if dim < 1:
+    if dim < 1 or not known.data.any():
         return np.zeros((rows.shape[0], 1), np.float32)
     start = np.random.default_rng(0).standard_normal(min(known.shape))
     _, _, directions = svds(known, k=dim, v0=start, rng=0)

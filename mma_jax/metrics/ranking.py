@@ -57,7 +57,7 @@ def positions(scores: np.ndarray, target: np.ndarray | int) -> tuple[np.ndarray 
 
 def ndcg(scores: np.ndarray, target: np.ndarray | int, k: int = 10) -> np.ndarray:
     """Expected NDCG@k of one relevant item: 1 / log2(rank + 1) up to rank k. float64 [...]; a target of -1 gives 0."""
-    return _expectation(_running_gain(k), *positions(scores, target))
+    return expectation(running_gain(k), *positions(scores, target))
 
 
 def mean_ndcg(scores: np.ndarray, probability: np.ndarray, k: int = 10) -> np.ndarray:
@@ -69,12 +69,12 @@ def mean_ndcg(scores: np.ndarray, probability: np.ndarray, k: int = 10) -> np.nd
 
 def hit_rate(scores: np.ndarray, target: np.ndarray | int, k: int = 10) -> np.ndarray:
     """Probability that the target is among the first k. float64 [...]; a target of -1 gives 0."""
-    return _expectation(_running_hit(k), *positions(scores, target))
+    return expectation(running_hit(k), *positions(scores, target))
 
 
 def mrr(scores: np.ndarray, target: np.ndarray | int) -> np.ndarray:
     """Expected 1 / rank over the whole list. float64 [...]; a target of -1 gives 0."""
-    return _expectation(_running_reciprocal(np.shape(scores)[-1]), *positions(scores, target))
+    return expectation(running_reciprocal(np.shape(scores)[-1]), *positions(scores, target))
 
 
 def ndcg_at(ranked: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
@@ -89,7 +89,7 @@ def ndcg_at(ranked: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
       ValueError: an item is listed twice in a row of either array.
     """
     hits, count = _hits(ranked, relevant, k)
-    gain = _running_gain(k)
+    gain = running_gain(k)
     with np.errstate(invalid="ignore"):
         return (hits * np.diff(gain)[: hits.shape[1]]).sum(axis=1) / gain[np.minimum(count, k)]
 
@@ -123,8 +123,11 @@ def _check(scores: np.ndarray, lowest: int, highest: int, size: int) -> None:
         raise ValueError("scores must not be nan")
 
 
-def _expectation(running: np.ndarray, greater: np.ndarray | int, ties: np.ndarray | int) -> np.ndarray:
-    """Mean weight of the ranks greater+1 .. greater+ties, from the running sum [k + 1]; nothing is worth beyond k."""
+def expectation(running: np.ndarray, greater: np.ndarray | int, ties: np.ndarray | int) -> np.ndarray:
+    """Mean weight of the ranks greater+1 .. greater+ties of `positions`, float64 [...]; nothing is worth beyond k.
+
+    running: float64 [k + 1], sums of the weights of ranks 1 .. r, for r = 0 .. k.
+    """
     k = len(running) - 1
     if isinstance(greater, int):
         return (running[min(greater + ties, k)] - running[min(greater, k)]) / max(ties, 1)
@@ -132,18 +135,20 @@ def _expectation(running: np.ndarray, greater: np.ndarray | int, ties: np.ndarra
 
 
 @functools.cache
-def _running_gain(k: int) -> np.ndarray:
+def running_gain(k: int) -> np.ndarray:
     """DCG of r relevant items in front, r = 0..k."""
     return _running(1.0 / np.log2(np.arange(2, k + 2)))
 
 
 @functools.cache
-def _running_hit(k: int) -> np.ndarray:
+def running_hit(k: int) -> np.ndarray:
+    """How many of the first r ranks there are, r = 0..k."""
     return _running(np.ones(k))
 
 
 @functools.cache
-def _running_reciprocal(k: int) -> np.ndarray:
+def running_reciprocal(k: int) -> np.ndarray:
+    """Sum of 1 / rank of the first r ranks, r = 0..k."""
     return _running(1.0 / np.arange(1, k + 1))
 
 

@@ -40,7 +40,7 @@ def write_report(
     sections = all_sections(run, n_resamples, seed)
     folder = run.directory / "report"
     folder.mkdir(exist_ok=True)
-    found = [part for section in sections for part in section.parts if isinstance(part, Table)]
+    found = [part for section in sections for part in section.parts if isinstance(part, Table) and part.lines]
     write(folder / "tables.md", "\n".join(map(tables.to_markdown, found)))
     write(folder / "tables.tex", "% needs \\usepackage{booktabs}\n" + "\n".join(map(tables.to_latex, found)))
     write(folder / "index.html", _page(run, sections, command))

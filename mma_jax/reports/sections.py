@@ -105,7 +105,7 @@ def _protocols(run: Run, n_resamples: int, seed: int) -> Iterator[Section]:
         parts.append(tables.tabulate(rows, f"{short(protocol)}: all episodes", _columns(metrics, "all")))
         parts += _panels(run, protocol, n_resamples, seed)
         slug = re.sub(r"[^a-z0-9]+", "-", protocol.lower())
-        yield Section(slug, title, lead, tuple(part for part in parts if _filled(part)))
+        yield Section(slug, title, lead, tuple(parts))
 
 
 def _is_diagnostic(metric: str) -> bool:
@@ -114,10 +114,6 @@ def _is_diagnostic(metric: str) -> bool:
 
 def _columns(metrics: Sequence[str], subset: str | None) -> list[Column]:
     return [Column(tables.metric_of(metric).header, metric, subset) for metric in metrics]
-
-
-def _filled(part: Table | str) -> bool:
-    return bool(part.lines if isinstance(part, Table) else part)
 
 
 def _present(rows: Sequence[dict], field: str, known: Sequence[str]) -> list[str]:
@@ -159,8 +155,9 @@ def _recalled(run: Run) -> Section:
             columns = [Column(tables.family_name(name), "ndcg@10", name) for name in ("all", *split)]
             parts.append(tables.tabulate(rows, f"{short(protocol)}: NDCG@10, recalled and inserted apart", columns))
     lead = (
-        "Recalled: the first stage found the target by itself. Inserted: it did not, and the target was put into the "
-        "pool. A method that shines only on inserted targets may be reading the pool’s construction."
+        "Recalled: the first stage found the target by itself. Inserted: the pool’s rule put it where it "
+        "stands. (Neither: found once the user’s own later items were left out.) A method that shines only on inserted "
+        "targets may be reading the pool’s construction."
     )
     absent = "" if parts else "No row tells recalled from inserted targets; --config.run=evaluate writes them."
     return Section("recalled", "Recalled and inserted targets", lead, tuple(parts), absent)
@@ -275,7 +272,7 @@ def _audit(run: Run) -> Section:
         [
             str(check["dataset"]),
             str(check["check"]),
-            Cell("✓ pass", kind="pass") if check["pass"] else Cell("✗ FAIL", kind="fail"),
+            Cell("pass", kind="pass") if check["pass"] else Cell("FAIL", kind="fail"),
             figure(check["value"], "{:.4g}"),
             figure(check["threshold"], "{:.4g}"),
             Cell(". ".join(filter(None, [check.get("meaning"), check.get("detail")])), kind="words"),

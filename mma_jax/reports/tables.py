@@ -28,6 +28,7 @@ ROLES = {
     "Bayes": "bound",
     "Optimal-router": "bound",
     "MMA-Interactive": "bound",
+    "Router-Ask": "bound",
 }
 """Methods that are no contestants: a control explains a result away, an exploit games the reward, a bound
 shows the headroom. A control that wins is printed as the best, since that is what it is there to reveal;
@@ -264,6 +265,7 @@ _LATEX = {
     "≥": r"$\geq$",
     "≤": r"$\leq$",
     "–": "--",
+    "†": r"$\dagger$",
 }
 
 
@@ -308,7 +310,9 @@ def to_latex(table: Table) -> str:
 
 
 def to_html(table: Table) -> str:
-    """A captioned table in a scrollable region; lines of one dataset share a row group."""
+    """A captioned table in a scrollable region; lines of one dataset share a row group. "" for one without lines."""
+    if not table.lines:
+        return ""
     kinds = [cell.kind for cell in table.lines[0].cells]
     head = "".join(f'<th scope="col">{html.escape(h)}</th>' for h in table.labels)
     head += "".join(

@@ -10,9 +10,6 @@ import numpy as np
 import scipy.sparse as sp
 from rank_bm25 import BM25Okapi
 
-from mma_jax.retrieval.topk import top_k
-from mma_jax.types import Candidates
-
 QUERIES_PER_BLOCK = 256
 
 
@@ -53,11 +50,6 @@ class BM25:
             block = counts[start : start + QUERIES_PER_BLOCK].toarray()
             scores[start : start + QUERIES_PER_BLOCK] = (self._weights @ np.ascontiguousarray(block.T)).T
         return scores
-
-    def search(self, queries: list[list[str]], k: int) -> Candidates:
-        """The k best items that share a weighted word with the query."""
-        scores = self.scores(queries)
-        return top_k(np.where(scores == 0, -np.inf, scores), k)
 
     def _count(self, documents: list[list[str]]) -> sp.csr_array:
         """float64 [len(documents), V] occurrences of the known words."""

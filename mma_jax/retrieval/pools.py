@@ -52,13 +52,8 @@ class Query:
     @property
     def no_negatives(self) -> np.ndarray:
         """Items that a target-positive pool may not hold beside the target."""
-        items = np.concatenate([self.outside, self.known])
+        items = np.concatenate([self.seen, self.known, *([] if self.absent is None else [self.absent])])
         return items[items != self.target]
-
-    @property
-    def outside(self) -> np.ndarray:
-        """Items that are no candidates at all in a target-positive pool's catalogue."""
-        return self.seen if self.absent is None else np.concatenate([self.seen, self.absent])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -171,8 +166,7 @@ def build_pool(
     scores: float32 [I] finite first-stage scores. distribution: float64 [size], for kind "calibrated" only.
     """
     rng = seeded(seed, query.key)
-    excluded = query.seen if kind == "top" else query.outside
-    order = catalog_order(scores, excluded[excluded != query.target], rng)
+    order = catalog_order(scores, query.seen[query.seen != query.target], rng)
     recalled = bool((order[:size] == query.target).any())
     if kind == "top":
         return _finish(order[:size], scores, recalled, inserted=False, rng=rng)

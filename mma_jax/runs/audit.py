@@ -11,12 +11,12 @@ import numpy as np
 
 from mma_jax.agents import evidence_linear, routers
 from mma_jax.agents.rollout import play
+from mma_jax.data.disk import write_atomically
 from mma_jax.evaluation import audit, judge
 from mma_jax.evaluation.episodes import PARTS, source_row
 from mma_jax.evaluation.experiment import Experiment
 from mma_jax.evaluation.views import build_view, fingerprint, training_rows
 from mma_jax.runs.prepare import data_statistics, experiment
-from mma_jax.runs.workdir import write_atomically
 from mma_jax.types import TEST, Episode
 
 PEEKED = 200
@@ -40,16 +40,14 @@ def audit_experiment(made: Experiment) -> list[dict]:
     """All checks on the target-positive episodes of one experiment."""
     name, config = made.dataset.name, made.config
     positive = [protocol for protocol in ("ooma", "lomo") if made.families(protocol)]
-    train = [e for protocol in positive for e in made.episodes("train", protocol)]
     fit = [e for protocol in positive for e in made.fit_episodes(protocol)]
     test = [e for protocol in positive for e in made.episodes("test", protocol)]
     recall = data_statistics(made)["recall"]
     by_part = {part: made.episodes(part, "ooma") for part in ("train", "valid", "test")}
-    log, rows = made.dataset.interactions, made.view_rows("train")
     return [
         *audit.control_checks(name, fit, test, config),
         *popularity(made, fit, [e for e in test if e.case.mask[2]]),
-        audit.self_edges(name, log.user[rows], log.item[rows], train),
+        audit.self_edges(name, (built(made, part, positive) for part in ("train", "valid", "test"))),
         audit.recall_gap(name, recall, config.audit.recall_gap),
         audit.mask_peeking(name, made.environment("test", "ooma", summaries="none"), test[:PEEKED]),
         audit.canary(
@@ -62,6 +60,12 @@ def audit_experiment(made: Experiment) -> list[dict]:
         audit.pool_hygiene(name, forbidden(made)),
         audit.timeless_pairs(name, config.graph.source, config.data.source),
     ]
+
+
+def built(made: Experiment, part: str, protocols: list[str]) -> tuple[np.ndarray, np.ndarray, list[Episode]]:
+    """Users and items of the interactions behind a part's evidence, and its episodes."""
+    log, rows = made.dataset.interactions, made.view_rows(part)
+    return log.user[rows], log.item[rows], [e for protocol in protocols for e in made.episodes(part, protocol)]
 
 
 def forbidden(made: Experiment) -> list[tuple[Episode, np.ndarray]]:

@@ -19,13 +19,14 @@ from mma_jax.agents.registry import Play
 from mma_jax.agents.rollout import judged
 from mma_jax.baselines import fit
 from mma_jax.baselines.corpus import Corpus, ask, padded
+from mma_jax.baselines.layers import check_heads
 from mma_jax.baselines.registry import BASELINES
+from mma_jax.data.disk import write_atomically
 from mma_jax.data.missing import realizable
-from mma_jax.evaluation.checks import listed, seeds
+from mma_jax.evaluation.checks import RANGES, check_range, listed, seeds
 from mma_jax.evaluation.experiment import Experiment
 from mma_jax.features.text_vectors import vectors
 from mma_jax.metrics import ranking
-from mma_jax.runs.workdir import write_atomically
 from mma_jax.types import FAMILIES, Episode, InputError
 
 CHUNK = 256  # episodes scored at once
@@ -128,30 +129,37 @@ class Baselines:
         if not record.exists():
             figures = []
             for number, values in enumerate(combinations(settings.grid, settings)):
-                tried = settings.copy_and_resolve_references()
-                tried.update(values)
-                folder = self.directory(name) / "grid" / str(number)
+                folder, tried = self.directory(name) / "grid" / str(number), _with(settings, values)
                 figures.append({"settings": values, "valid": self._fit(name, tried, seeds(self.config)[0], folder)[1]})
             write_atomically(record, json.dumps(figures, indent=2))
         best = max(json.loads(record.read_text()), key=lambda one: one["valid"])
-        chosen = settings.copy_and_resolve_references()
-        chosen.update(best["settings"])
-        return chosen
+        return _with(settings, best["settings"])
 
 
 def check(config, names: list[str]) -> None:
-    """Raises InputError if the grid of a baseline among the methods cannot be read."""
-    for name in names:
-        if name in BASELINES:
-            settings = config.baselines[BASELINES[name].settings]
-            combinations(settings.grid, settings)
+    """Raises InputError if a baseline among the methods has settings, or a grid of them, that cannot be."""
+    for key in [BASELINES[name].settings for name in names if name in BASELINES]:
+        settings = config.baselines[key]
+        for values in combinations(settings.grid, settings):
+            for setting, value in values.items():
+                if bounds := RANGES.get(f"baselines.{key}.{setting}"):
+                    check_range(f"baselines.{key}.grid: {setting}={value}", value, bounds)
+            if "heads" in settings:
+                check_heads(key, _with(settings, values))
+
+
+def _with(settings, values: dict):
+    """A copy of settings with other values."""
+    changed = settings.copy_and_resolve_references()
+    changed.update(values)
+    return changed
 
 
 def combinations(grid: str, settings) -> list[dict]:
     """Every combination of "key=value,value;key=value": dicts of settings, in the types that the settings have.
 
     Raises:
-        InputError: a key that is not there, or a value that is not of its type.
+        InputError: a key that is not there, one without values, or a value that is not of its type.
     """
     axes = []
     for axis in filter(None, (part.strip() for part in grid.split(";"))):
@@ -163,4 +171,6 @@ def combinations(grid: str, settings) -> list[dict]:
         except ValueError:
             kind = type(settings[key]).__name__
             raise InputError(f"a baseline's grid {grid!r}: {key} wants values of type {kind}") from None
+        if not axes[-1]:
+            raise InputError(f"a baseline's grid {grid!r} has no value of {key}: give key=value,value or leave it out")
     return [dict(chosen) for chosen in itertools.product(*axes)]

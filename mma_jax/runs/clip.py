@@ -21,6 +21,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from mma_jax.data import render
+from mma_jax.data.disk import write_atomically
 from mma_jax.learning import contrastive
 from mma_jax.models import clip, clip_convert
 
@@ -53,7 +54,7 @@ def run(config, directory: pathlib.Path, dry_run: bool = False) -> None:
         print(f"{record}: the tiny CLIP is already made; delete this file to make it again")
     else:
         notes = make(settings, ASSET)
-        record.write_text(json.dumps(notes, indent=1))
+        write_atomically(record, json.dumps(notes, indent=1))
         print(json.dumps(notes["accuracy"]))
 
 

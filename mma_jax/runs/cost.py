@@ -23,6 +23,7 @@ from tqdm import tqdm
 from mma_jax.agents.registry import METHODS, Play
 from mma_jax.baselines import fit
 from mma_jax.baselines.registry import BASELINES
+from mma_jax.data.disk import write_atomically
 from mma_jax.envs.environment import Environment
 from mma_jax.evaluation import judge
 from mma_jax.evaluation.checks import options, seeds
@@ -33,7 +34,6 @@ from mma_jax.runs import baselines, prepare
 from mma_jax.runs.agents import Agents
 from mma_jax.runs.evaluate import context
 from mma_jax.runs.prepare import experiment
-from mma_jax.runs.workdir import write_atomically
 from mma_jax.types import Episode
 
 
@@ -93,7 +93,8 @@ def measure(made: Experiment, agents: Agents, name: str) -> dict:
 def _queries(made: Experiment, protocol: str) -> list[Episode]:
     """config.eval.queries test episodes, spread evenly over the families."""
     episodes = made.episodes("test", protocol)
-    return episodes[:: max(1, len(episodes) // made.config.eval.queries)][: made.config.eval.queries]
+    count = min(made.config.eval.queries, len(episodes))
+    return [episodes[row] for row in np.linspace(0, len(episodes), count, endpoint=False).astype(int)]
 
 
 def _play(made: Experiment, play: Play, queries: list[Episode], protocol: str) -> tuple[list[float], list[int]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mma_jax.agents.registry import METHODS, Context, Play, plays
+from mma_jax.data.disk import write_atomically
 from mma_jax.evaluation import judge
 from mma_jax.evaluation.access import Ledger
 from mma_jax.evaluation.checks import listed, seeds
@@ -22,7 +23,7 @@ from mma_jax.runs import hosts, prepare
 from mma_jax.runs.agents import Agents
 from mma_jax.runs.beyond import Beyond
 from mma_jax.runs.prepare import experiment
-from mma_jax.runs.workdir import FREE, write_atomically
+from mma_jax.runs.workdir import FREE
 from mma_jax.types import InputError
 
 

@@ -62,7 +62,7 @@ def build(catalog: Catalog, vocabulary: tuple[str, ...], config: KFoldConfig, me
       The store, in memory.
 
     Raises:
-      InputError: fewer pictures than folds, or no category that is a word of the vocabulary.
+      InputError: no readable picture, fewer than folds, or no category that is a word of the vocabulary.
     """
     started = time.time()
     truth = categories(catalog, vocabulary)
@@ -72,6 +72,8 @@ def build(catalog: Catalog, vocabulary: tuple[str, ...], config: KFoldConfig, me
         raise InputError("encoder 'kfold': no category of the catalog is a word of config.images.vocabulary")
     shape, texts = _shape(words, config)
     pictures, owner, reasons = _pixels(catalog, shape)
+    if not len(pictures):
+        raise InputError("encoder 'kfold': no picture can be read; go without by --config.images.encoder=none")
     fold = assign_folds(pictures, owner, config.folds, np.random.default_rng(config.seed))
     start = lock_text(clip.Clip(shape, nnx.Rngs(config.seed)), texts)
     encoded = np.zeros((len(pictures), len(words)), np.float32)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from mma_jax.agents.registry import METHODS, chosen
+from mma_jax.data.disk import write_atomically
 from mma_jax.data.splits import resolve_kind
 from mma_jax.data.statistics import statistics
 from mma_jax.envs.budget import describe, estimate_tokens
@@ -23,7 +24,6 @@ from mma_jax.evaluation.experiment import Experiment
 from mma_jax.models.convert import L0_TINY
 from mma_jax.runs import baselines, language
 from mma_jax.runs.images import build_image_store, check_encoder
-from mma_jax.runs.workdir import write_atomically
 
 
 def experiment(config, directory: Path) -> Experiment:

@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
+from mma_jax.data.disk import write_atomically
 from mma_jax.learning import interrupts, pretrain, vocabulary
 from mma_jax.learning.checkpoint import Checkpoints, room
 from mma_jax.learning.panel import Panel
@@ -25,7 +26,7 @@ from mma_jax.learning.state import create, stop_if_stuck
 from mma_jax.models.convert import load_llama, save_llama
 from mma_jax.models.llama import Llama, LlamaConfig
 from mma_jax.models.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from mma_jax.runs.workdir import check_room, used, write_atomically
+from mma_jax.runs.workdir import check_room, used
 from mma_jax.types import InputError
 
 GATES = ("match", "count", "lookup", "scoring")
@@ -158,7 +159,7 @@ def train(graph: nnx.GraphDef, parameters: nnx.State, encoder: pretrain.Encoder,
             state, figures = step(state, batches)
             stop_if_stuck(state, settings.nonfinite_limit, _by_name(batches), directory)
             losses.append(figures["loss"])
-            stop = stopping(done)
+            stop = stopping()
             if done % settings.checkpoint_every == 0 or done == settings.steps or stop:
                 mean = round(float(np.mean(jax.device_get(losses))), 4)
                 curve, losses = [*curve, [done, mean]], []

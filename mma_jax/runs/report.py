@@ -17,4 +17,5 @@ def run(config, directory: Path, dry_run: bool) -> None:
         return
     if not any((directory / name).exists() for name in (RESULTS, "audit.json")):
         raise InputError(f"{directory} has no results to report: is it the --workdir of a run that was evaluated?")
-    print(f"\nreport: {write_report(directory, command=shlex.join(['python', '-m', 'mma_jax.main', *sys.argv[1:]]))}")
+    command = shlex.join(["python", "-m", "mma_jax.main", *sys.argv[1:]])
+    print(f"\nreport: {write_report(directory, command=command, n_resamples=config.eval.bootstrap)}")

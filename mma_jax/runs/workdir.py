@@ -11,7 +11,11 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from mma_jax.data.disk import write_atomically
 from mma_jax.types import InputError
+
+WORK = ("data.sha256", "cells.jsonl", "train")
+"""What a run leaves first of all. Evidence alone, in prepared/, may have been shared out by launch/ before a run."""
 
 FREE = ("run", "methods", "protocols", "seeds", "mesh.data", "mesh.fsdp", "mesh.tensor")
 """Settings that may change between commands on one folder: they choose what is done and on what devices, not what comes
@@ -21,16 +25,24 @@ out."""
 def open_workdir(path: str, config: ConfigDict, dry_run: bool) -> Path:
     """Create or reopen DIR, refuse it if it holds work made with other settings, save DIR/config.json.
 
-    Raises InputError if it cannot be written or its settings differ.
+    Raises InputError if it cannot be written, its settings differ, or nothing says what they were.
     """
     directory = Path(path).expanduser()
     settings = json.loads(config.to_json())
     known = directory / "config.json"
+    begun = any((directory / name).exists() for name in WORK)  # before `known`: another process may be writing both
+    if begun and not known.exists():
+        raise InputError(
+            f"{directory} holds a run without config.json, which says with what settings: put it back, or choose "
+            "another --workdir"
+        )
     if known.exists() and any(path != known for path in directory.iterdir()):  # or else the input before was wrong
         try:
-            saved = json.loads(known.read_text())
-        except ValueError as error:
-            raise InputError(f"{known} is not JSON: delete it, or choose another --workdir") from error
+            saved = json.loads(known.read_text(encoding="utf-8"))
+        except ValueError:
+            saved = None
+        if not isinstance(saved, dict):
+            raise InputError(f"{known} does not hold the settings of a run: put them back, or choose another --workdir")
         differing = [key for key in _differences(saved, settings) if key not in FREE]
         if differing:
             raise InputError(
@@ -78,13 +90,6 @@ def used(directory: Path) -> int:
             with contextlib.suppress(FileNotFoundError):  # another process may be cleaning up
                 total += os.stat(os.path.join(folder, name)).st_size
     return total
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file in one step: a killed run leaves the old one or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _differences(a: dict, b: dict, prefix: str = "") -> list[str]:

@@ -13,7 +13,7 @@ from flax import nnx
 
 from mma_jax.baselines import fit, gre_mc, subgraphs
 from mma_jax.baselines.views import MASKS
-from mma_jax.types import FAMILIES
+from mma_jax.types import FAMILIES, InputError
 
 
 def edges_of(count, *pairs):
@@ -31,6 +31,13 @@ def corpus():
 @pytest.fixture(scope="module")
 def found(corpus):
     return subgraphs.retrieve(gre_mc.get_config(), corpus)
+
+
+def test_heads_that_do_not_divide_are_refused(corpus):
+    config = gre_mc.get_config()
+    config.heads = 3
+    with pytest.raises(InputError, match=r"gre_mc\.dim=64 cannot be shared by gre_mc\.heads=3"):
+        gre_mc.make(config, corpus)
 
 
 def test_an_item_never_retrieves_itself(found):

@@ -12,7 +12,7 @@ from flax import nnx
 
 from mma_jax.baselines import fit, sasrec
 from mma_jax.baselines.batches import Sequences, best_fit, sequences
-from mma_jax.baselines.corpus import ALL, Corpus, Query, embed
+from mma_jax.baselines.corpus import ALL, Corpus, Query, embed, padded
 from mma_jax.baselines.recommender import Given, Kept
 from mma_jax.types import InputError
 
@@ -298,3 +298,16 @@ def test_order_is_learned(loss, tmp_path):
 def test_settings_that_make_no_sense_are_refused(changes):
     with pytest.raises(InputError, match="sasrec"):
         sasrec.make(settings(**changes), planted.corpus())
+
+
+def test_where_no_history_is_kept_nothing_is_said(model):
+    """config.data.max_history=0"""
+    assert not model.last(model.encode(), padded([np.arange(3)] * 2, 0)).any()
+
+
+def test_a_corpus_in_which_nothing_follows_anything_is_refused():
+    given = planted.corpus()
+    _, first = np.unique(given.users, return_index=True)
+    once = dataclasses.replace(given, users=given.users[first], items=given.items[first], before=given.before[first])
+    with pytest.raises(InputError, match="no user has two training interactions"):
+        sasrec.make(settings(), once)

@@ -125,6 +125,11 @@ def test_text_says_what_it_shows_the_lightest_loudest(loaded):
     assert used == set(generated.DEPARTMENTS) | {word for value in words["theme"] for word in value}
 
 
+def test_more_fillers_than_there_are_words_are_refused(tmp_path):
+    with pytest.raises(InputError, match="48 filler words, so fillers=60 is too many"):
+        generated.load(str(tmp_path), "w", dataclasses.replace(SMALL, fillers=60))
+
+
 def test_text_without_words_is_refused():
     def words(attribute, **knobs):
         return generated.synonyms(dataclasses.replace(SMALL, attributes=(attribute,), **knobs))

@@ -22,7 +22,8 @@ def before_by_hand(interactions, positive, parts, row):
         mine = [r for r in mine if parts[r] in allowed and interactions.item[r] != interactions.item[row]]
         mine.sort(key=lambda r: (parts[r], r))
     else:
-        mine = [r for r in mine if interactions.time[r] < interactions.time[row]]
+        allowed = (FIT, TRAIN) if parts[row] in (FIT, TRAIN) else (FIT, TRAIN, VALID, TEST)
+        mine = [r for r in mine if parts[r] in allowed and interactions.time[r] < interactions.time[row]]
         mine.sort(key=lambda r: (interactions.time[r], r))
     items = []
     for r in mine:
@@ -66,6 +67,14 @@ def test_equal_times_are_not_before_and_negatives_are_not_history():
     assert histories.before(2).tolist() == [9]
     assert histories.before(3).tolist() == [9, 8, 7]  # a row need not be positive to be looked back from
     assert histories.known(0).tolist() == [7, 8, 9]
+
+
+def test_a_training_target_never_looks_back_on_what_is_held_out():
+    """A given split may hold out what came first."""
+    interactions = log([0] * 5, [1, 2, 3, 4, 1], [1, 2, 3, 4, 5], "timestamp")
+    histories = Histories(interactions, np.ones(5, bool), np.array([FIT, TEST, VALID, TRAIN, TEST], np.int8))
+    assert histories.before(3).tolist() == [1]
+    assert histories.before(2).tolist() == [1, 2] and histories.before(4).tolist() == [1, 2, 3, 4]
 
 
 def test_a_repeated_item_stays_at_its_latest_place():

@@ -40,6 +40,13 @@ def test_rows_by_hand():
     ]
 
 
+def test_a_repeated_interaction_fills_one_cell():
+    catalog = Catalog(("a", "b"), *[("", "")] * 4, ((), ()))
+    log = Interactions(*np.array([[0, 0, 0], [1, 1, 1]], np.int32), np.ones(3, np.float32), np.arange(3.0), "timestamp")
+    rows = dict(statistics(Dataset("toy", log, catalog, ("u", "v")), np.ones(3, bool), np.zeros(3, np.int8)))
+    assert rows["#inter."] == "3" and rows["sparsity"] == "75.00%"
+
+
 TABLE_2 = {
     "ml-100k": (atomic, ["943", "1,682", "100,000", "93.70%"]),
     "amazon-beauty": (atomic, ["22,363", "12,101", "198,502", "99.93%"]),

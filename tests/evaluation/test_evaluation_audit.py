@@ -64,6 +64,7 @@ def test_self_edges_fail(tmp_path):
 def test_a_planted_canary_is_found(tmp_path):
     rows = audited(tmp_path, evidence__parts="all")
     assert not rows["canary"]["pass"]
+    assert rows["self_edges"]["value"] == 400 + 100 + 300  # every part's targets stand in their own evidence
 
 
 def episode(pool, target, n=0, history=()):
@@ -98,4 +99,6 @@ def test_listed_pairs_are_trusted_in_a_generated_world_only():
 
 def test_self_edges_counts_pairs():
     episodes = [episode([1, 2], 1, n=0), episode([1, 2], 2, n=1)]
-    assert audit.self_edges("d", np.array([0, 1]), np.array([1, 1]), episodes)["value"] == 1
+    known, nothing = (np.array([0, 1]), np.array([1, 1])), (np.empty(0, int), np.empty(0, int))
+    assert audit.self_edges("d", [(*known, episodes)])["value"] == 1
+    assert audit.self_edges("d", [(*nothing, episodes), (*known, episodes)])["value"] == 1

@@ -46,7 +46,21 @@ def test_unknown_names(key):
         ("ppo.prompts", 0, "ppo.prompts"),
         ("ppo.temperature", math.nan, "ppo.temperature"),
         ("baselines.bpr.epochs", 0, "baselines.bpr.epochs"),
+        ("baselines.lightgcn.layers", 0, "baselines.lightgcn.layers=0: give a number at least 1"),
+        ("baselines.gre_mc.propagations", 0, "baselines.gre_mc.propagations"),
+        ("baselines.sasrec.heads", 0, "baselines.sasrec.heads"),
+        ("baselines.sasrec.dropout", 1.0, "baselines.sasrec.dropout=1.0: give a number between 0 and 0.99"),
+        ("baselines.lrmm.negatives", 0, "baselines.lrmm.negatives"),
     ],
 )
 def test_what_would_fail_late(key, value, word):
     refused(key, value, word)
+
+
+def test_empty_histories_cannot_be_exchanged():
+    config = base()
+    config.data.max_history, config.protocols = 0, "ooma,stress_stale"
+    check_settings(config)
+    config.protocols = "ooma,stress_wrong"
+    with pytest.raises(InputError, match=r"max_history=0 .* stress_wrong has no other user's to show"):
+        check_settings(config)

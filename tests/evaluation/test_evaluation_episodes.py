@@ -3,9 +3,10 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 from mma_jax.evaluation import episodes
-from mma_jax.types import Case, Episode, Interactions
+from mma_jax.types import FIT, TEST, TRAIN, VALID, Case, Episode, Interactions
 
 
 def test_sample_targets_caps_users_and_counts():
@@ -33,6 +34,22 @@ def test_a_repeat_is_no_target():
     assert first.tolist() == [False, True, True, True, False]
     disliked = episodes.first_occurrences(log, np.array([True, True, False, True, True]), np.zeros(5, np.int8))
     assert disliked.tolist() == [True, True, False, True, False]
+
+
+@pytest.mark.parametrize("order", ["timestamp", "none"])
+def test_a_repeat_in_a_split_against_time_is_no_target(order):
+    """Item 5: the earlier row is in TEST, its repeat an edge of the held-out graph. Item 6: the earlier part is later,
+    with the answer in its history. Item 7: a training target looks into no held-out part."""
+    log = Interactions(
+        user=np.zeros(6, np.int32),
+        item=np.array([5, 5, 6, 6, 7, 7], np.int32),
+        rating=np.full(6, np.nan, np.float32),
+        time=np.array([1.0, 2, 1, 2, 1, 2]) if order == "timestamp" else np.full(6, np.nan),
+        order=order,
+    )
+    parts = np.array([TEST, FIT, TEST, VALID, TEST, TRAIN], np.int8)
+    first = episodes.first_occurrences(log, np.ones(6, bool), parts)
+    assert first.tolist() == [False, True, False, order == "none", False, True]
 
 
 def test_source_row_survives_a_name_with_colons():

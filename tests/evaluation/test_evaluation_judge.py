@@ -8,13 +8,13 @@ from mma_jax.evaluation.compare import compare_all
 from mma_jax.types import Case, Episode
 
 
-def trajectory(n, agent, target=0, family="text_only", recalled=True, first=(1.0, 0.5, 0.0)):
+def trajectory(n, agent, target=0, family="text_only", recalled=True, inserted=False, first=(1.0, 0.5, 0.0)):
     pool = np.arange(len(first), dtype=np.int32) + 10
     case = Case(
         pool, np.array(first, np.float32), np.arange(1, len(first) + 1, dtype=np.int32), np.empty(0, np.int32),
         (True, False, False),
     )  # fmt: skip
-    episode = Episode(f"e{n}", case, n, int(pool[target]), family, "ooma", recalled)
+    episode = Episode(f"e{n}", case, n, int(pool[target]), family, "ooma", recalled, inserted)
     return judged(episode, np.array(agent, float))
 
 
@@ -52,6 +52,18 @@ def test_rows_and_subsets():
     np.testing.assert_allclose(results[("all/recalled", "ndcg@10")], (1, 1))
     assert results[("all", "recall@3")] == (0.5, 2)
     assert results[("all", "alpha")] == (0.0, 2)
+    assert "all/inserted" not in {subset for subset, _ in results}  # recalled among negatives is nobody's insertion
+
+
+def test_inserted_targets_are_those_the_pools_rule_placed():
+    played = [
+        trajectory(0, [0, 0, 1], target=2),
+        trajectory(1, [0, 1, 0], recalled=False),
+        trajectory(2, [1, 0, 0], recalled=False, inserted=True),
+    ]
+    rows = judge.result_rows(judge.episode_rows(played, 0.0), 0.0)
+    counts = {row["subset"]: row["n"] for row in rows if row["metric"] == "ndcg@10"}
+    assert counts == {"all": 3, "text_only": 3, "all/recalled": 1, "all/inserted": 1}
 
 
 def test_expected_ndcg_by_hand():

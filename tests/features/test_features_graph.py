@@ -63,7 +63,7 @@ def test_has_popularity_and_repeats():
     items = np.array([0, 1, 1, 1, 2, 3])
     store = graph.build(users, items, 3, 5)
     np.testing.assert_array_equal(store.popularity, [1, 2, 1, 1, 0])
-    np.testing.assert_array_equal(store.has, [True, True, True, True, False])
+    np.testing.assert_array_equal(store.has, [True, True, True, False, False])  # item 3 is linked to nobody
     np.testing.assert_array_equal(store.neighbors[:, 0], [1, 0, 1, -1, -1])
     assert (store.embedding[4] == 0).all()
     once = graph.build(np.delete(users, 2), np.delete(items, 2), 3, 5)
@@ -105,7 +105,8 @@ def test_graph_without_any_edge(n_items):
 
 def test_users_of_one_item_link_nothing():
     store = graph.build(np.arange(30), np.arange(30), 30, 40)
-    assert store.has.sum() == 30 and (store.neighbors == -1).all() and not store.embedding.any()
+    assert not store.has.any() and (store.neighbors == -1).all() and not store.embedding.any()
+    assert store.popularity.sum() == 30
 
 
 def test_graph_of_isolated_pairs():

@@ -2,7 +2,9 @@
 
 import collections
 import math
+import re
 import time
+import unicodedata
 
 import numpy as np
 import pytest
@@ -42,10 +44,31 @@ def store():
         ("Война и мир 戦争", ["война", "и", "мир", "戦争"]),
         ("", []),
         ("of the \t\n --- ", []),
+        ("हिन्दी किताब", ["हिन्दी", "किताब"]),
+        ("தமிழ் நூல்", ["தமிழ்", "நூல்"]),
+        ("น้ำหอม กลิ่น", ["น้ําหอม", "กลิ่น"]),  # NFKC takes sara am apart
+        ("مُحَمَّد", ["مُحَمَّد"]),
+        ("İstanbul istanbul ISTANBUL", ["istanbul"] * 3),
+        ("за\u0301мок \u0301 ключ", ["за\u0301мок", "ключ"]),
+        ("Nail 2\ufe0f\u20e3 \u2764\ufe0f polish", ["nail", "2", "polish"]),  # an emoji's marks are none of a word
+        ("日本語の本・テスト 猫", ["日本", "本語", "語の", "の本", "テス", "スト", "猫"]),
+        ("iPhone15ケースV2", ["iphone15", "ケー", "ース", "v2"]),
+        ("한국어 책", ["한국어", "책"]),  # Korean has blanks
+        ("𠮷野家", ["𠮷野", "野家"]),
     ],
 )
 def test_tokenize(given, expected):
     assert text.tokenize(given) == expected
+
+
+def test_scripts_without_marks_of_their_own_are_runs_of_letters_and_digits():
+    """In Latin, Greek and Cyrillic nothing but these makes a word, whatever stands between them."""
+    letters = [chr(code) for code in (*range(0x20, 0x300), *range(0x370, 0x483), *range(0x1E00, 0x2190))]
+    drawn = np.random.default_rng(0).choice([c for c in letters if c != "İ"], (200, 40))
+    for line in map("".join, drawn.tolist()):
+        plain = unicodedata.normalize("NFKC", line).lower()
+        if not any(map(unicodedata.combining, plain)):
+            assert text.tokenize(line) == [w for w in re.findall(r"[^\W_]+", plain) if w not in text.STOP_WORDS]
 
 
 def test_has_and_documents(store):

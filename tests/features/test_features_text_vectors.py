@@ -69,6 +69,14 @@ def test_more_dimensions_than_there_are(catalog):
     assert vectors(text.build(catalog, train), train, 64).shape[1] < 20
 
 
+def test_no_word_that_two_training_items_share():
+    titles = ("red", "blue", "green", "shoe")
+    empty = ("",) * 4
+    train = np.ones(4, bool)
+    catalog = Catalog(tuple("abcd"), titles, empty, empty, empty, ((),) * 4)
+    assert (vectors(text.build(catalog, train), train, 8) == 0).all()
+
+
 def test_no_text_at_all():
     empty = ("",) * 4
     nothing = Catalog(tuple("abcd"), empty, empty, empty, empty, ((),) * 4)

@@ -105,7 +105,12 @@ def test_table_means_over_seeds(tmp_path):
         panel.write_text("".join(json.dumps(row) + "\n" for row in [{"loss": 9}, *({"valid": v} for v in figures)]))
     lines = sweep.table(tmp_path, found, "ndcg@10").splitlines()
     assert lines[0] == "| lr | protocol | method | seeds | valid | test ndcg@10 |"
-    assert lines[2:] == ["| 1 | ooma | MMA-SFT | 2 | 0.4500 | 0.3000 |", "| 2 |  | nothing yet |  |  |  |"]
+    done = ["| 1 | ooma | MMA-SFT | 2 | 0.4500 | 0.3000 |", "| 2 |  | nothing yet |  |  |  |"]
+    assert lines[2:] == done
+    for path, begun in ((folder / "results.jsonl", json.dumps({**row, "method": "ReAct"}) + '\n{"da'), (panel, '{"va')):
+        with path.open("a") as file:
+            file.write(begun)  # while the point runs: a cell that is not finished, a line that is half there
+    assert sweep.table(tmp_path, found, "ndcg@10").splitlines()[2:] == done
 
 
 def test_slurm_array_names_every_point(tmp_path):

@@ -119,6 +119,7 @@ def _episodes(rng, protocol, family, world, skill):
                 "episode_id": f"{protocol}-{family}-{index:04d}",
                 "user": index // 2,
                 "recalled": index % 3 == 0,
+                "inserted": index % 3 != 0 and protocol != "full_catalog",
                 "ndcg@10": float(found and rank <= 10) / np.log2(rank + 1),
                 "ndcg@20": float(found and rank <= 20) / np.log2(rank + 1),
                 "hr@10": float(found and rank <= 10),
@@ -131,7 +132,7 @@ def _episodes(rng, protocol, family, world, skill):
 def _results(rng, method, rows):
     subsets = {"all": rows} | {f: [row for row in rows if row["subset"] == f] for f in FAMILIES}
     subsets["all/recalled"] = [row for row in rows if row["recalled"]]
-    subsets["all/inserted"] = [row for row in rows if not row["recalled"]]
+    subsets["all/inserted"] = [row for row in rows if row["inserted"]]
     results = []
     for subset, members in subsets.items():
         if members:

@@ -72,13 +72,14 @@ def test_best_is_per_dataset_at_printed_precision_and_may_be_a_control_but_never
         row("Reverse-rank", 0.12339),
         row("B", 0.1),
         row("Bayes", 0.9),
+        row("Router-Ask", 0.8),
         row("A", 0.1, dataset="Yelp"),
         row("B", 0.2, dataset="Yelp"),
     ]
     table = tables.tabulate(rows, "t", COLUMNS)
     best = {line.labels for line in table.lines if line.cells[0].best}
     assert best == {("Baby", "A"), ("Baby", "Reverse-rank"), ("Yelp", "B")}
-    assert [line.role for line in table.lines[:4]] == ["", "control", "", "bound"]
+    assert [line.role for line in table.lines[:5]] == ["", "control", "", "bound", "bound"]
 
 
 def test_nothing_is_best_where_all_are_equal_or_the_metric_has_no_order():
@@ -133,6 +134,10 @@ def test_latex_escapes_and_balances():
     assert r"\textless{}/script\textgreater{}" in text
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
     assert tables.escape_latex("\\~^{}#$") == (r"\textbackslash{}\textasciitilde{}\textasciicircum{}\{\}\#\$")
+
+
+def test_a_table_without_lines_is_nothing_on_the_page():
+    assert tables.to_html(tables.tabulate([row("A", None)], "t", COLUMNS)) == ""
 
 
 class Balance(HTMLParser):

@@ -55,17 +55,7 @@ def test_statistics_come_from_training_documents_only(seed):
     np.testing.assert_allclose(BM25(documents, train).scores(queries, dtype=np.float64), expected, rtol=0, atol=1e-9)
 
 
-def test_search_returns_matches_only():
-    documents = [["red", "shoe"], ["blue", "shoe", "shoe"], ["hat"], [], ["scarf"], ["glove"]]
-    index = BM25(documents, np.ones(6, bool))
-    found = index.search([["shoe"], [], ["unheard"]], k=4)
-    np.testing.assert_array_equal(found.items, [[1, 0, -1, -1], [-1] * 4, [-1] * 4])
-    np.testing.assert_allclose(found.scores[0, :2], index.scores([["shoe"]])[0, [1, 0]])
-    assert np.isneginf(found.scores[0, 2:]).all()
-
-
 @pytest.mark.parametrize("documents", [[[], []], [["word"], []]])
 def test_nothing_to_learn_from_scores_zero(documents):
     index = BM25(documents, np.array([False, True]))
     np.testing.assert_array_equal(index.scores([["word"], []]), np.zeros((2, 2)))
-    assert (index.search([["word"]], k=2).items == -1).all()

@@ -1,5 +1,7 @@
 """Pools: what is in them, and that rank alone says no more than the first stage."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -79,15 +81,19 @@ def test_top_holds_nothing_the_user_has_seen():
 
 
 def test_recalled_means_the_same_in_every_kind():
-    """Two later positives stand above the target, which is 11th among unseen items and 9th among negatives."""
+    """Two later positives stand above the target, which is 11th among unseen items and 9th among negatives; a thinned
+    catalogue lacks three of these, and the first stage's recall is no better for it."""
     asked = query(10, known=(1, 2, 10))
-    for kind in ("top", "paper", "calibrated"):
-        pool = build_pool(kind, SCORES, asked, 10, np.full(10, 0.1), seed=0)
-        assert not pool.recalled and not pool.inserted
-        assert (10 in pool.items) == (kind != "top")
-        assert kind == "top" or pool.ranks[pool.items == 10] == 9  # where it stands among negatives, nothing drawn
-    assert target_ranks(SCORES[None], [asked], 0)[0] == 10
-    assert target_ranks(SCORES[None], [asked], 0, negatives_only=True)[0] == 8
+    thinned = dataclasses.replace(asked, absent=np.array([3, 4, 5], np.int32))
+    for one, among_negatives in ((asked, 9), (thinned, 6)):
+        for kind in ("top", "paper", "calibrated"):
+            pool = build_pool(kind, SCORES, one, 10, np.full(10, 0.1), seed=0)
+            assert not pool.recalled and not pool.inserted
+            assert (10 in pool.items) == (kind != "top")
+            assert kind == "top" or pool.ranks[pool.items == 10] == among_negatives  # where it stands, nothing drawn
+            assert build_pool(kind, SCORES, one, 11, np.full(11, 1 / 11), seed=0).recalled
+        assert target_ranks(SCORES[None], [one], 0)[0] == 10
+        assert target_ranks(SCORES[None], [one], 0, negatives_only=True)[0] == among_negatives - 1
 
 
 def test_rank_distribution_finds_the_slope_and_none_in_noise():

@@ -68,10 +68,29 @@ def test_a_grid_is_searched_on_validation_once(config, tmp_path):
     assert made._chosen("BPR-MF") == chosen
 
 
-@pytest.mark.parametrize("grid, said", [("rate=1", "rate"), ("dim=big", "int"), ("grid=1", "grid")])
+@pytest.mark.parametrize(
+    "grid, said",
+    [
+        ("rate=1", "rate"),
+        ("dim=big", "int"),
+        ("grid=1", "grid"),
+        ("lr=", "no value of lr"),
+        ("lr=1e-3;dim", "no value of dim"),
+        ("epochs=1,0;batch=8", r"baselines\.bpr\.grid: epochs=0: give a number at least 1"),
+        ("lr=nan", "lr=nan: give a number at least 0"),
+    ],
+)
 def test_a_grid_that_cannot_be_meant_is_one_line(config, tmp_path, grid, said):
     config.baselines.bpr.grid = grid
     with pytest.raises(InputError, match=said):
+        experiment(config, tmp_path)
+
+
+@pytest.mark.parametrize("key, method", [("sasrec", "SASRec"), ("gre_mc", "GRE-MC")])
+def test_heads_that_do_not_divide_are_told_before_any_training(config, tmp_path, key, method):
+    config.methods = f"First-stage,{method}"
+    config.baselines[key].grid = "heads=2,4;dim=8,10"
+    with pytest.raises(InputError, match=rf"{key}\.dim=10 cannot be shared by {key}\.heads=4"):
         experiment(config, tmp_path)
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from flax import nnx
@@ -55,6 +56,16 @@ def test_every_method_has_a_row(measured):
     assert set(found) == set(METHODS)
     for row in found.values():
         assert row["queries"] == 3 and row["seconds"] > 0 and row["process_bytes"] > 1 << 20
+
+
+@pytest.mark.parametrize("queries", [3, 8, 12, 50])
+def test_queries_are_spread_over_all_families(queries):
+    """18 episodes, one family after the other: the last one is asked as often as the first."""
+    episodes = ["text"] * 6 + ["image"] * 6 + ["behavior"] * 6
+    made = SimpleNamespace(episodes=lambda *_: episodes, config=SimpleNamespace(eval=SimpleNamespace(queries=queries)))
+    chosen = cost._queries(made, "ooma")
+    counts = [chosen.count(family) for family in ("text", "image", "behavior")]
+    assert sum(counts) == min(queries, 18) and max(counts) - min(counts) <= 1
 
 
 def test_the_host_costs_no_device_and_a_scorer_runs_one_program_a_query(measured):

@@ -104,6 +104,14 @@ def test_evaluation_by_hand():
     assert found["auc"] == pytest.approx((1 / 2 + 1 + 1 / 2) / 3, abs=1e-4)
 
 
+def test_pictures_none_of_which_can_be_read_are_refused(tmp_path):
+    given = catalog(tmp_path)
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"broken")
+    with pytest.raises(InputError, match="no picture can be read"):
+        kfold.build(given, WORDS, QUICK, {})
+
+
 def test_categories_that_are_no_words_are_refused(tmp_path):
     with pytest.raises(InputError, match="no category of the catalog"):
         kfold.build(catalog(tmp_path), ("Musical",), QUICK, {})

@@ -122,7 +122,7 @@ def atomic(tmp_path, inter, name="shop"):
     (tmp_path / name / f"{name}.inter").write_text(inter)
     return [
         "--config.data.source=atomic", f"--config.data.root={tmp_path}", f"--config.data.name={name}",
-        "--config.images.encoder=none",
+        "--config.images.encoder=none", "--config.graph.source=interactions",
     ]  # fmt: skip
 
 

@@ -1,5 +1,7 @@
-"""A disk that is full or closed is told before any work, or in one line when it fills up behind it."""
+"""A folder is resumed with the settings of its work or not at all; a disk that is full or closed is told before any
+work, or in one line when it fills up behind it."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,10 +17,55 @@ from mma_jax.models.heads import TRAINABLE, ActorCritic
 from mma_jax.models.llama import Llama, LlamaConfig
 from mma_jax.models.lora import add_lora
 from mma_jax.runs import pretrain, train
-from mma_jax.runs.workdir import check_room, used
+from mma_jax.runs.workdir import FREE, check_room, open_workdir, used
 from mma_jax.types import InputError
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_a_folder_is_made_and_its_settings_kept(tmp_path):
+    directory = open_workdir(str(tmp_path / "new"), base(), dry_run=True)
+    assert not directory.exists()
+    assert open_workdir(str(directory), base(), dry_run=False) == directory
+    assert json.loads((directory / "config.json").read_text())["pool"]["size"] == base().pool.size
+
+
+def test_work_goes_on_with_its_own_settings_alone(tmp_path):
+    open_workdir(str(tmp_path), base(), dry_run=False)
+    other = base()
+    other.pool.size = 7
+    open_workdir(str(tmp_path), other, dry_run=False)  # nothing was made with the first ones
+    (tmp_path / "prepared").mkdir()
+    with pytest.raises(InputError, match=r"other settings \(pool\.size\)"):
+        open_workdir(str(tmp_path), base(), dry_run=False)
+    other.methods = "First-stage"
+    assert "methods" in FREE
+    open_workdir(str(tmp_path), other, dry_run=False)
+    assert json.loads((tmp_path / "config.json").read_text())["methods"] == "First-stage"
+
+
+@pytest.mark.parametrize("name", ["data.sha256", "cells.jsonl", "train"])
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_work_of_unknown_settings_is_refused(tmp_path, name, dry_run):
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match="holds a run without config") as caught:
+        open_workdir(str(tmp_path), base(), dry_run)
+    assert "delete" not in str(caught.value) and not (tmp_path / "config.json").exists()
+
+
+def test_evidence_shared_out_before_a_run_is_no_run(tmp_path):
+    (tmp_path / "prepared" / "images").mkdir(parents=True)
+    open_workdir(str(tmp_path), base(), dry_run=False)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "", "3"])
+def test_settings_that_cannot_be_read_are_put_back_and_not_deleted(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "cells.jsonl").write_text("")
+    with pytest.raises(InputError, match="does not hold the settings of a run: put them back") as caught:
+        open_workdir(str(tmp_path), base(), dry_run=False)
+    assert str(tmp_path) in str(caught.value) and "delete" not in str(caught.value)
+    assert (tmp_path / "config.json").read_text() == content
 
 
 def test_room_is_what_the_disk_has_left(tmp_path):
