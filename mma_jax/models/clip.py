@@ -23,9 +23,21 @@ MAX_LOGIT_SCALE = float(np.log(100.0))  # CLIP §2.5: logits are never scaled by
 _BATCH = 64  # images or texts encoded at once
 
 
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+}
+RESIZE_MODES = ("shortest", "squash")
+"""Shortest side to size and a center crop; or all of it to a square, nothing cut off."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ClipConfig:
-    """Shape of a CLIP. The defaults are ViT-B/32's, as are transformers' own."""
+    """Shape of a CLIP. The defaults are ViT-B/32's, as are transformers' own.
+
+    Raises:
+      ValueError: no CLIP has these sizes, or a name or figure is none of those known.
+    """
 
     image_size: int = 224
     patch_size: int = 32
@@ -42,23 +54,26 @@ class ClipConfig:
     eot_token: int = 49407  # the text is read off at the first of these
     embed_dim: int = 512
     activation: str = "quick_gelu"  # or "gelu"
-    resize_mode: str = "shortest"  # "shortest": then center crop; "squash": to a square, nothing cut off
+    resize_mode: str = "shortest"  # or "squash"
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # of pixels in [0, 1]
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
 
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(getattr(ClipConfig, name), int) and (type(value) is not int or value < 1):
+                raise ValueError(f"{name} is {value!r}, expected a whole number from 1 on")
+        for name, known in (("activation", ACTIVATIONS), ("resize_mode", RESIZE_MODES)):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name} is {value!r}; known: {', '.join(known)}")
+        for name in ("mean", "std"):
+            if np.shape(value := getattr(self, name)) != (3,) or not np.isfinite(value).all():
+                raise ValueError(f"{name} is {value!r}, expected three numbers")
+        if self.vision_width % self.vision_heads or self.text_width % self.text_heads:
+            raise ValueError("a width is no multiple of its number of heads")
+        if self.patch_size > self.image_size or self.eot_token >= self.vocab_size:
+            raise ValueError("a patch is larger than the image, or the end token is not in the vocabulary")
 
-VIT_B_32 = ClipConfig()
-VIT_L_14 = ClipConfig(
-    patch_size=14,
-    vision_width=1024,
-    vision_layers=24,
-    vision_heads=16,
-    vision_hidden=4096,
-    text_width=768,
-    text_heads=12,
-    text_hidden=3072,
-    embed_dim=768,
-)
+
 TINY = ClipConfig(
     image_size=48,
     patch_size=8,
@@ -75,12 +90,6 @@ TINY = ClipConfig(
     eot_token=31,
     embed_dim=64,
 )
-PRESETS = {"vit_l_14": VIT_L_14, "vit_b_32": VIT_B_32, "tiny": TINY}
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-}
 
 
 class Block(nnx.Module):
@@ -170,7 +179,7 @@ class Clip(nnx.Module):
         self.logit_scale = nnx.Param(jnp.asarray(np.log(1 / 0.07), jnp.float32))
 
     def encode_image(self, images: jax.Array) -> jax.Array:
-        """float32 [B, H, W, 3], normalized by `preprocess` -> float32 [B, D]."""
+        """float32 [B, H, W, 3], made by `pixels` and `normalize` -> float32 [B, D]."""
         return _unit(self.image(images))
 
     def encode_text(self, tokens: jax.Array) -> jax.Array:
@@ -195,11 +204,6 @@ def normalize(images: np.ndarray | jax.Array, config: ClipConfig) -> np.ndarray 
     """uint8 [..., 3] -> float32 [..., 3] with CLIP's mean and standard deviation."""
     scaled = images.astype(np.float32) / np.float32(255)
     return (scaled - np.asarray(config.mean, np.float32)) / np.asarray(config.std, np.float32)
-
-
-def preprocess(image: Image.Image, config: ClipConfig) -> np.ndarray:
-    """CLIP's evaluation transform: bicubic to the shortest side, center crop, normalize -> float32 [S, S, 3]."""
-    return normalize(pixels(image, config), config)
 
 
 class Encoder:

@@ -5,11 +5,11 @@ Every tensor that the configuration asks for must be there with the right shape,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,14 +36,17 @@ def load(folder: str | os.PathLike) -> tuple[clip.Clip, clip.ClipConfig]:
     (open_clip_config.json, open_clip_model.safetensors); the latter if both are there.
 
     Raises:
-      InputError: no such folder or files, another architecture, a missing or unexpected tensor, a wrong shape.
+      InputError: no such folder or files, another architecture, a missing or unexpected tensor, a wrong shape, pictures
+        to be prepared in another way than `clip.pixels` has.
     """
     folder = pathlib.Path(folder)
-    if (folder / "open_clip_config.json").is_file():
-        config = _open_clip_config(folder)
+    if (path := folder / "open_clip_config.json").is_file():
+        with _configuration(path):
+            config = _open_clip_config(path)
         return _fill(config, _open_clip_table(config), folder / "open_clip_model.safetensors"), config
-    if (folder / "config.json").is_file():
-        config = _transformers_config(folder)
+    if (path := folder / "config.json").is_file():
+        with _configuration(path):
+            config = _transformers_config(path)
         return _fill(config, _transformers_table(config), folder / "model.safetensors"), config
     raise InputError(f"{folder}: no config.json (transformers) or open_clip_config.json here; give a CLIP folder")
 
@@ -75,10 +78,8 @@ def save_own(path: str | os.PathLike, model: clip.Clip, config: clip.ClipConfig,
     """Writes PATH.safetensors in float16 and PATH.json with {"config": ..., **notes}, each atomically."""
     path = pathlib.Path(path)
     arrays = {name: np.asarray(leaf[...]).astype(np.float16) for name, leaf in tensors.parameters(model).items()}
-    weights, text = path.with_suffix(".safetensors"), path.with_suffix(".json")
-    tensors.save_file(arrays, weights)
-    pathlib.Path(f"{text}.part").write_text(json.dumps({"config": dataclasses.asdict(config), **notes}, indent=1))
-    os.replace(f"{text}.part", text)
+    tensors.save_file(arrays, path.with_suffix(".safetensors"))
+    tensors.save_json({"config": dataclasses.asdict(config), **notes}, path.with_suffix(".json"))
 
 
 def load_own(path: str | os.PathLike) -> tuple[clip.Clip, clip.ClipConfig, dict]:
@@ -89,17 +90,24 @@ def load_own(path: str | os.PathLike) -> tuple[clip.Clip, clip.ClipConfig, dict]
     """
     path = pathlib.Path(path)
     notes = tensors.read_json(path.with_suffix(".json"))
-    try:
+    with _configuration(path.with_suffix(".json")):
         values = notes.pop("config")
         config = clip.ClipConfig(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path.with_suffix('.json')}: not the configuration of a CLIP ({error})") from None
     table = {name: ((name,), "same") for name in tensors.parameters(_skeleton(config))}
     return _fill(config, table, path.with_suffix(".safetensors")), config, notes
 
 
-def _open_clip_config(folder: pathlib.Path) -> clip.ClipConfig:
-    path = folder / "open_clip_config.json"
+@contextlib.contextmanager
+def _configuration(path: pathlib.Path) -> Iterator[None]:
+    """Around what makes a configuration from the values of a file: if they do not fit one, that is the file's error."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        problem = tensors.line(f"{type(error).__name__}: {error}")
+        raise InputError(f"{path}: not the configuration of a CLIP ({problem})") from None
+
+
+def _open_clip_config(path: pathlib.Path) -> clip.ClipConfig:
     values = tensors.read_json(path)
     model = values.get("model_cfg")
     if not isinstance(model, dict):
@@ -114,7 +122,9 @@ def _open_clip_config(folder: pathlib.Path) -> clip.ClipConfig:
     ):
         if foreign := sorted(key for key, value in given.items() if value and key not in known):
             raise InputError(f"{path}: only plain ViT CLIPs are read, not one with {', '.join(foreign)}")
-    preprocess = values.get("preprocess_cfg", {})
+    preprocess = {"interpolation": "bicubic", "resize_mode": "shortest"} | values.get("preprocess_cfg", {})
+    if preprocess["interpolation"] != "bicubic":
+        raise InputError(f"{path}: interpolation is {preprocess['interpolation']!r}, only 'bicubic' can be done here")
     return clip.ClipConfig(
         image_size=vision["image_size"],
         patch_size=vision["patch_size"],
@@ -131,6 +141,7 @@ def _open_clip_config(folder: pathlib.Path) -> clip.ClipConfig:
         eot_token=text["vocab_size"] - 1,
         embed_dim=model["embed_dim"],
         activation="quick_gelu" if model["quick_gelu"] else "gelu",
+        resize_mode=preprocess["resize_mode"],
         **{name: tuple(preprocess[name]) for name in ("mean", "std") if name in preprocess},
     )
 
@@ -155,8 +166,7 @@ _OPEN_CLIP_TEXT_DEFAULTS = {
 }
 
 
-def _transformers_config(folder: pathlib.Path) -> clip.ClipConfig:
-    path = folder / "config.json"
+def _transformers_config(path: pathlib.Path) -> clip.ClipConfig:
     values = tensors.read_json(path)
     if values.get("model_type") != "clip":
         raise InputError(f"{path}: model_type is {values.get('model_type')!r}, expected 'clip'")
@@ -165,16 +175,15 @@ def _transformers_config(folder: pathlib.Path) -> clip.ClipConfig:
     for source, names in ((vision, _TRANSFORMERS_VISION), (text, _TRANSFORMERS_TEXT)):
         found |= {ours: source[theirs] for theirs, ours in names.items() if theirs in source}
     config = clip.ClipConfig(**found)  # its defaults are transformers' own, which the JSON may leave out
-    if config.activation not in clip.ACTIVATIONS:
-        raise InputError(f"{path}: hidden_act {config.activation!r}; known: {', '.join(clip.ACTIVATIONS)}")
-    if text.get("eos_token_id", config.eot_token) == 2:  # early files say 2 and mean the highest id
+    if config.eot_token == 2:  # early files say 2 and mean the highest id
         config = dataclasses.replace(config, eot_token=config.vocab_size - 1)
-    preprocess = folder / "preprocessor_config.json"
+    preprocess = path.with_name("preprocessor_config.json")
     if not preprocess.is_file():
         return config
     values = tensors.read_json(preprocess)
-    pixels = {ours: tuple(values[theirs]) for theirs, ours in _TRANSFORMERS_PIXELS.items() if theirs in values}
-    return dataclasses.replace(config, **pixels)
+    with _configuration(preprocess):
+        pixels = {ours: tuple(values[theirs]) for theirs, ours in _TRANSFORMERS_PIXELS.items() if theirs in values}
+        return dataclasses.replace(config, **pixels)
 
 
 _TRANSFORMERS_PIXELS = {"image_mean": "mean", "image_std": "std"}

@@ -21,6 +21,7 @@ from mma_jax.types import InputError
 _DTYPES = ("F32", "BF16", "F16")
 _BUFFER = "rotary_emb.inv_freq"  # a constant that early checkpoints carry along
 _PIECE = 1 << 18  # weights made int8 at a time
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # all weights; or where those of the shards are
 _HEAD = "lm_head.weight"  # some checkpoints store it although the embedding is the head
 
 
@@ -120,7 +121,7 @@ def save_llama(model: Llama, folder: str | os.PathLike, dtype=None) -> None:
         name, array = _public_name(ours), np.asarray(leaf[...])
         array = array.T if _is_projection(name) else array
         arrays[name] = np.ascontiguousarray(array, dtype or array.dtype)  # because the writer ignores strides
-    weights, text = folder / "model.safetensors", folder / "config.json"
+    weights, text = folder / WHOLE, folder / "config.json"
     tensors.save_file(arrays, weights, {"format": "pt"})  # transformers asks for the note
     tensors.save_json(_to_public(model.config) | {"dtype": arrays["model.embed_tokens.weight"].dtype.name}, text)
 
@@ -272,7 +273,7 @@ def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
     Raises:
         InputError: an index that names no files, or files elsewhere.
     """
-    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    whole, index = folder / WHOLE, folder / INDEX
     if whole.is_file() or not index.is_file():
         return [whole]
     shards = tensors.read_json(index).get("weight_map")

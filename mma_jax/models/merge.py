@@ -14,10 +14,12 @@ import numpy as np
 from tqdm import tqdm
 
 from mma_jax.models import peft, tensors
-from mma_jax.models.convert import weight_files
+from mma_jax.models.convert import INDEX, WHOLE, weight_files
 from mma_jax.types import InputError
 
 CONFIG = "config.json"
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".index.json")
+"""Endings of weights and of their indices: the same model in another format would stay unmerged, so it is left out."""
 
 
 def merge(base: str | os.PathLike, adapter: str | os.PathLike, out: str | os.PathLike) -> None:
@@ -34,7 +36,7 @@ def merge(base: str | os.PathLike, adapter: str | os.PathLike, out: str | os.Pat
     base, out = pathlib.Path(base), pathlib.Path(out)
     if out.resolve() == base.resolve():
         raise InputError(f"{out}: is the base itself; write the merged checkpoint somewhere else")
-    updates = _updates(pathlib.Path(adapter))
+    config, updates = tensors.read_json(base / CONFIG), peft.read_peft(adapter)
     files = {path: tensors.headers(path) for path in weight_files(base)}
     if lost := sorted(set(updates).difference(*files.values())):
         raise InputError(f"{adapter}: {base} has no {lost[0]}; is it the adapter of another model?")
@@ -43,28 +45,18 @@ def merge(base: str | os.PathLike, adapter: str | os.PathLike, out: str | os.Pat
         with tensors.open_file(path) as file:
             arrays = {name: file.get_tensor(name) for name in names}
         for name in sorted(arrays.keys() & updates.keys()):
-            arrays[name] = _merged(arrays[name], *updates[name], name)
+            arrays[name] = _merged(arrays[name], updates[name], name)
         tensors.save_file(arrays, out / path.name, {"format": "pt"})
+    written = {CONFIG, *(path.name for path in files)}
     for path in base.iterdir():
-        if path.is_file() and path not in files and path.name != CONFIG:
+        stale = path.name.endswith(_WEIGHTS) and (path.name != INDEX or base / WHOLE in files)
+        if path.is_file() and path.name not in written and not stale:
             shutil.copyfile(path, out / path.name)
-    tensors.save_json(tensors.read_json(base / CONFIG), out / CONFIG)
+    tensors.save_json(config, out / CONFIG)
 
 
-def _updates(folder: pathlib.Path) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
-    """Name of a base's tensor -> (B [out, r], A [r, in], alpha / r)."""
-    settings, found = peft.read_settings(folder), {}
-    with tensors.open_file(folder / peft.WEIGHTS) as file:
-        keys = set(file.keys())
-        names = {key.removesuffix(peft.A) for key in keys if key.endswith(peft.A)}
-        tensors.check_names({name + part for name in names for part in (peft.A, peft.B)}, keys, folder, ignored=())
-        for name in names:
-            up, down = (file.get_tensor(name + part).astype(np.float32) for part in (peft.B, peft.A))
-            found[name.removeprefix(peft.PREFIX) + ".weight"] = up, down, settings["lora_alpha"] / settings["r"]
-    return found
-
-
-def _merged(weight: np.ndarray, up: np.ndarray, down: np.ndarray, scale: float, name: str) -> np.ndarray:
-    if weight.shape != (len(up), down.shape[1]) or up.shape[1] != len(down):
+def _merged(weight: np.ndarray, update: peft.Update, name: str) -> np.ndarray:
+    down, up, scale = update
+    if weight.shape != (len(up), down.shape[1]):
         raise InputError(f"{name} is {weight.shape} in the base, {up.shape} x {down.shape} in the adapter")
     return (weight.astype(np.float32) + scale * (up @ down)).astype(weight.dtype)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +39,7 @@ def save_peft(model: Llama, folder: str | os.PathLike, base: str = "") -> None:
     arrays = {}
     for layer, name, adapter in found:
         for part, leaf in zip((A, B), (adapter.a, adapter.b), strict=True):
-            arrays[_key(layer, name, part)] = np.ascontiguousarray(np.asarray(leaf[...]).T)
+            arrays[f"{PREFIX}{_module(layer, name)}{part}"] = np.ascontiguousarray(np.asarray(leaf[...]).T)
     first = found[0][2]
     settings = {
         "peft_type": "LORA",
@@ -65,6 +67,35 @@ def _holds(folder: pathlib.Path, arrays: dict[str, np.ndarray], settings: dict) 
         return False
 
 
+class Update(NamedTuple):
+    """What a plain LoRA adds to a weight [out, in]: scale * up @ down."""
+
+    down: np.ndarray  # float32 [r, in], A
+    up: np.ndarray  # float32 [out, r], B
+    scale: float  # alpha / r
+
+
+def read_peft(folder: str | os.PathLike) -> dict[str, Update]:
+    """The updates of an adapter by the base's names of the weights, such as "model.layers.0.mlp.up_proj.weight".
+
+    Raises:
+        InputError: no such folder, a broken file, another kind of adapter, tensors that are not of its rank.
+    """
+    folder = pathlib.Path(folder)
+    settings, found = read_settings(folder), {}
+    rank, scale = settings["r"], settings["lora_alpha"] / settings["r"]
+    with tensors.open_file(folder / WEIGHTS) as file:
+        keys = set(file.keys())
+        names = {key.removesuffix(A) for key in keys if key.endswith(A)}
+        tensors.check_names({name + part for name in names for part in (A, B)}, keys, folder, ignored=())
+        for name in names:
+            down, up = (file.get_tensor(name + part).astype(np.float32) for part in (A, B))
+            if not (down.ndim == up.ndim == 2 and len(down) == up.shape[1] == rank):
+                raise InputError(f"{folder}: {name} is {up.shape} x {down.shape}, {SETTINGS} says that r is {rank}")
+            found[f"{name.removeprefix(PREFIX)}.weight"] = Update(down, up, scale)
+    return found
+
+
 def load_peft(model: Llama, folder: str | os.PathLike) -> None:
     """Gives a model's adapters the values in `folder`, in place.
 
@@ -72,26 +103,18 @@ def load_peft(model: Llama, folder: str | os.PathLike) -> None:
     them).
 
     Raises:
-        InputError: no such folder, a broken file, an adapter of another kind, rank, alpha, shape or place.
+        InputError: as `read_peft`, and an adapter of another rank, alpha, shape or place.
     """
-    folder = pathlib.Path(folder)
-    settings, file = read_settings(folder), tensors.open_file(folder / WEIGHTS)
-    wanted = {
-        _key(layer, name, part): (adapter, leaf)
-        for layer, name, adapter in adapters(model)
-        for part, leaf in zip((A, B), (adapter.a, adapter.b), strict=True)
-    }
-    tensors.check_names(wanted, file.keys(), folder, ignored=())
-    for key, (adapter, leaf) in wanted.items():
-        shape = file.get_slice(key).get_shape()
-        if shape != list(leaf.shape[::-1]):
-            raise InputError(f"{folder}: {key} has shape {shape}, the model's adapter wants {list(leaf.shape[::-1])}")
-        if adapter.scale != settings["lora_alpha"] / settings["r"]:
-            raise InputError(
-                f"{folder}: alpha / rank is {settings['lora_alpha']} / {settings['r']}, not {adapter.scale}"
-            )
-    for key, (_, leaf) in wanted.items():
-        leaf.set_value(jnp.asarray(file.get_tensor(key).T, leaf.dtype))
+    found = read_peft(folder)
+    wanted = {f"{_module(layer, name)}.weight": adapter for layer, name, adapter in adapters(model)}
+    tensors.check_names(wanted, found, pathlib.Path(folder), ignored=())
+    for name, adapter in wanted.items():
+        shapes = (*found[name].down.shape[::-1], *found[name].up.shape[::-1], found[name].scale)
+        if shapes != (ours := (*adapter.a.shape, *adapter.b.shape, adapter.scale)):
+            raise InputError(f"{folder}: inputs, rank, rank, outputs, alpha / rank of {name} are {shapes}, not {ours}")
+    for name, adapter in wanted.items():
+        adapter.a.set_value(jnp.asarray(found[name].down.T, adapter.a.dtype))
+        adapter.b.set_value(jnp.asarray(found[name].up.T, adapter.b.dtype))
 
 
 def read_settings(folder: str | os.PathLike) -> dict:
@@ -110,12 +133,12 @@ def read_settings(folder: str | os.PathLike) -> dict:
     targets, rank, alpha = (settings.get(name) for name in ("target_modules", "r", "lora_alpha"))
     if not isinstance(targets, list) or not all(isinstance(t, str) and t in TARGETS for t in targets):
         raise InputError(f"{path}: target_modules is {targets!r}; known: {', '.join(TARGETS)}")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not math.isfinite(alpha):
         raise InputError(
-            f"{path}: r is {rank!r} and lora_alpha {alpha!r}: a LoRA needs a rank of at least 1 and a number"
+            f"{path}: r is {rank!r} and lora_alpha {alpha!r}: a LoRA needs a rank of at least 1 and a finite number"
         )
     return settings
 
 
-def _key(layer: int, name: str, part: str) -> str:
-    return f"{PREFIX}model.layers.{layer}.{TARGETS[name]}.{name}{part}"
+def _module(layer: int, name: str) -> str:
+    return f"model.layers.{layer}.{TARGETS[name]}.{name}"

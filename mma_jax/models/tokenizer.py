@@ -1,7 +1,8 @@
 """Tokenizers in their public files, and a chat that only ever grows by token ids.
 
-A folder has `tokenizer.json` (Llama 3: read by transformers) or `tokenizer.model` (Llama 2, Vicuna, our own: read by
-sentencepiece), and a chat template in `chat_template.jinja` or `tokenizer_config.json`.
+A folder has `tokenizer.json` (Llama 3: read by transformers) or `tokenizer.model` (Vicuna, our own: read by
+sentencepiece), and a chat template in `chat_template.jinja` or `tokenizer_config.json`. The end token has to stand
+right behind what an assistant says: Llama 2's own template, which writes a blank between, is refused.
 """
 
 from __future__ import annotations
@@ -168,7 +169,10 @@ class Chat:
         # a completion brings its own end token, or lacks it
         self._end, self._between = between[:1], between[1:]
         if not self._end or self._end[0] not in tokenizer.stop_ids:
-            raise InputError("the chat template does not end an assistant's message with the tokenizer's end token")
+            raise InputError(
+                "the chat template does not write the tokenizer's end token right behind an assistant's message; "
+                "give one that does"
+            )
 
     def _render(self, roles: Sequence[str] = ("system", "user", "assistant", "tool")) -> str:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)

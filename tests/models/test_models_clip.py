@@ -54,9 +54,22 @@ def test_activations_by_their_formulas(activation):
     np.testing.assert_allclose(clip.ACTIVATIONS[activation](x), expected[activation], atol=1e-6)
 
 
-@pytest.mark.parametrize(("preset", "millions"), [("vit_l_14", 427.6), ("vit_b_32", 151.3), ("tiny", 0.32)])
-def test_presets_have_the_published_parameter_counts(preset, millions):
-    shapes = nnx.eval_shape(lambda: clip.Clip(clip.PRESETS[preset], nnx.Rngs(0)))
+VIT_L_14 = clip.ClipConfig(
+    patch_size=14,
+    vision_width=1024,
+    vision_layers=24,
+    vision_heads=16,
+    vision_hidden=4096,
+    text_width=768,
+    text_heads=12,
+    text_hidden=3072,
+    embed_dim=768,
+)
+
+
+@pytest.mark.parametrize(("config", "millions"), [(VIT_L_14, 427.6), (clip.ClipConfig(), 151.3), (clip.TINY, 0.32)])
+def test_towers_have_the_published_parameter_counts(config, millions):
+    shapes = nnx.eval_shape(lambda: clip.Clip(config, nnx.Rngs(0)))
     count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(shapes)))
     assert count / 1e6 == pytest.approx(millions, abs=0.06)
 
@@ -72,11 +85,11 @@ def test_shortest_side_is_fitted_and_the_center_kept():
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
 def test_every_mode_becomes_rgb(mode):
-    assert clip.preprocess(Image.new(mode, (70, 50)), clip.TINY).shape == (48, 48, 3)
+    assert clip.pixels(Image.new(mode, (70, 50)), clip.TINY).shape == (48, 48, 3)
 
 
 def test_normalization():
-    white = clip.preprocess(Image.new("RGB", (48, 48), "white"), clip.TINY)
+    white = clip.normalize(clip.pixels(Image.new("RGB", (48, 48), "white"), clip.TINY), clip.TINY)
     np.testing.assert_allclose(white[0, 0], (1 - np.array(clip.TINY.mean)) / np.array(clip.TINY.std), rtol=1e-5)
     assert white.dtype == np.float32
 
@@ -89,7 +102,8 @@ def test_encoder_batches_equal_single_rows(model):
     together = encoder.images(pictures)
     assert together.shape == (66, 64)
     np.testing.assert_allclose(encoder.images(pictures[65:])[0], together[65], atol=1e-6)
-    direct = model.encode_image(np.stack([clip.preprocess(picture, clip.TINY) for picture in pictures[:3]]))
+    arrays = np.stack([clip.pixels(picture, clip.TINY) for picture in pictures[:3]])
+    direct = model.encode_image(clip.normalize(arrays, clip.TINY))
     np.testing.assert_allclose(together[:3], direct, atol=1e-5)
     np.testing.assert_allclose(encoder.texts(["a b"]), model.encode_text(tokenize(["a b"])), atol=1e-6)
     assert encoder.images([]).shape == (0, 64)

@@ -59,7 +59,7 @@ def test_transformers_format(transformers_folder):
 
     reference, folder = transformers_folder
     model, config = clip_convert.load(folder)
-    images = np.stack([clip.preprocess(picture, config) for picture in pictures(3, 32)])
+    images = np.stack([clip.normalize(clip.pixels(picture, config), config) for picture in pictures(3, 32)])
     tokens = tokens_ending_early(4, 12, 99)
     with torch.no_grad():
         pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
@@ -72,8 +72,8 @@ def test_transformers_format(transformers_folder):
     assert float(model.logit_scale[...]) == pytest.approx(reference.logit_scale.item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("quick_gelu", [True, False])
-def test_open_clip_format(tmp_path, quick_gelu):
+@pytest.mark.parametrize(("quick_gelu", "resize_mode"), [(True, None), (False, "squash")])
+def test_open_clip_format(tmp_path, quick_gelu, resize_mode):
     torch = pytest.importorskip("torch")
     open_clip = pytest.importorskip("open_clip")
     torch.manual_seed(0)
@@ -87,14 +87,16 @@ def test_open_clip_format(tmp_path, quick_gelu):
     with torch.no_grad():
         for parameter in reference.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_config, "preprocess_cfg": {}}))
+    preprocess = {"resize_mode": resize_mode} if resize_mode else {}
+    values = {"model_cfg": model_config, "preprocess_cfg": preprocess}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(values))
     arrays = {name: value.numpy() for name, value in reference.state_dict().items()}
     save_file(arrays, tmp_path / "open_clip_model.safetensors")
     model, config = clip_convert.load(tmp_path)
 
-    transform = open_clip.image_transform(32, is_train=False, mean=config.mean, std=config.std)
+    transform = open_clip.image_transform(32, is_train=False, mean=config.mean, std=config.std, **preprocess)
     given = pictures(3, 64)
-    images = np.stack([clip.preprocess(picture, config) for picture in given])
+    images = np.stack([clip.normalize(clip.pixels(picture, config), config) for picture in given])
     theirs = torch.stack([transform(picture) for picture in given])
     np.testing.assert_allclose(images, theirs.numpy().transpose(0, 2, 3, 1), atol=1e-6)
     tokens = tokens_ending_early(4, 12, 99)
@@ -163,6 +165,18 @@ def test_buffers_are_ignored(tmp_path):
         ("open_clip_config.json", {"model_cfg": {"vision_cfg": {"timm_model_name": "x"}}}, "timm_model_name"),
         ("open_clip_config.json", {"preprocess_cfg": {}}, "no model_cfg"),
         ("open_clip_config.json", [], "expected a JSON object"),
+        ("open_clip_config.json", {"model_cfg": {}, "preprocess_cfg": {"resize_mode": "longest"}}, "known: .*squash"),
+        ("open_clip_config.json", {"model_cfg": {}, "preprocess_cfg": {"interpolation": "bilinear"}}, "only 'bicubic'"),
+        ("open_clip_config.json", {"model_cfg": {}, "preprocess_cfg": {"mean": [0.5]}}, "mean .* three numbers"),
+        ("open_clip_config.json", {"model_cfg": {}, "preprocess_cfg": None}, "not the configuration of a CLIP"),
+        ("open_clip_config.json", {"model_cfg": {"vision_cfg": {"layers": [3, 4, 6, 3]}}}, r"vision_layers is \[3, 4"),
+        ("open_clip_config.json", {"model_cfg": {"vision_cfg": {"head_width": 0}}}, "ZeroDivisionError"),
+        ("open_clip_config.json", {"model_cfg": {"text_cfg": None}}, "not the configuration of a CLIP"),
+        ("config.json", {"model_type": "clip", "vision_config": None}, "not the configuration of a CLIP"),
+        ("config.json", {"model_type": "clip", "vision_config": {"patch_size": 0}}, "patch_size is 0"),
+        ("config.json", {"model_type": "clip", "vision_config": {"patch_size": 448}}, "larger than the image"),
+        ("config.json", {"model_type": "clip", "vision_config": {"num_attention_heads": 7}}, "number of heads"),
+        ("config.json", {"model_type": "clip", "text_config": {"vocab_size": 99}}, "end token is not in"),
     ],
 )
 def test_foreign_configurations_are_refused(tmp_path, name, values, message):

@@ -70,6 +70,19 @@ def test_a_merged_checkpoint_keeps_its_dtype(tmp_path):
         )
 
 
+@pytest.mark.parametrize(("shard", "stale"), [("1GB", "model.safetensors.index.json"), ("20KB", "other.safetensors")])
+def test_weights_that_were_not_merged_are_left_out(tmp_path, shard, stale):
+    base, adapter, out = (tmp_path / name for name in ("base", "adapter", "out"))
+    write_base(base, shard=shard)
+    write_adapter(base, adapter, ("q_proj",))
+    kept = {path.name for path in base.iterdir()} | {"tokenizer.model"}
+    for name in (stale, "consolidated.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json"):
+        (base / name).write_text("{}")
+    (base / "tokenizer.model").write_text("pieces")
+    merge(base, adapter, out)
+    assert {path.name for path in out.iterdir()} == kept
+
+
 def test_what_does_not_fit_is_refused(tmp_path):
     base, small, adapter = (tmp_path / name for name in ("base", "small", "adapter"))
     write_base(base)
@@ -87,3 +100,10 @@ def test_what_does_not_fit_is_refused(tmp_path):
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"use_dora": True}))
     with pytest.raises(InputError, match="only plain LoRA"):
         merge(base, adapter, tmp_path / "out")
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"use_dora": False, "r": 6}))
+    with pytest.raises(InputError, match="says that r is 6"):
+        merge(base, adapter, tmp_path / "out")
+    (base / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config\.json: cannot read"):
+        merge(base, adapter, tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()

@@ -121,6 +121,15 @@ def test_template_without_tools_gets_the_observation_as_the_user(llama3):
     assert "user" in llama3._tokenizer.decode(ids)
 
 
+def test_an_end_that_is_not_right_behind_the_message_is_refused(llama3):
+    original, llama3.template = llama3.template, LLAMA3.replace("<|eot_id|>", " <|eot_id|>")
+    try:
+        with pytest.raises(InputError, match="right behind an assistant's message; give one"):
+            Chat(llama3)
+    finally:
+        llama3.template = original
+
+
 def test_bad_folders_are_refused_in_one_line(tmp_path):
     with pytest.raises(InputError, match=r"no tokenizer\.json or tokenizer\.model"):
         load_tokenizer(tmp_path)

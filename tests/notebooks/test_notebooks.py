@@ -1,5 +1,6 @@
 """The notebooks, run from their first cell to their last as Colab would, on a world and a model of a few seconds."""
 
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -53,10 +54,20 @@ def test_quickstart_trains_judges_and_shows(quickstart):
     assert "failed_calls" in tables[-1]
 
 
-def test_results_reads_what_quickstart_left(quickstart):
-    notebook = executed("results", f"RUNS = [{str(quickstart[1])!r}]")
+def test_results_keeps_runs_apart(quickstart, tmp_path_factory):
+    """Of what quickstart left, and of the same without the reference's traces: another's name of the same length."""
+    first, second = quickstart[1], tmp_path_factory.mktemp("other")
+    shutil.copytree(first, second, dirs_exist_ok=True)
+    traces = (first / "traces.jsonl").read_text()
+    assert '"MMA-SFT"' in traces
+    (second / "traces.jsonl").write_text(traces.replace('"MMA-SFT"', '"Another"'))
+    notebook = executed("results", f"RUNS = {[str(first), str(second)]}")
     assert len(shown(notebook, "image/png")) == 3
-    assert "mean_delta" in shown(notebook, "text/html")[1]
+    tables = shown(notebook, "text/html")
+    assert len(tables) == 5 and "mean_delta" in tables[1]
+    assert all(str(run) in table for table in tables for run in (first, second))
+    lost = "".join(output.text for output in notebook.cells[-1].outputs)
+    assert str(first) in lost and str(second) not in lost
 
 
 @pytest.mark.parametrize(
