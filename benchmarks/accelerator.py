@@ -376,7 +376,8 @@ def iteration(bench: Bench, name: str, base: Llama, sizes: Sizes, pool: int) -> 
         played, seconds = timed_once(play, 1)
         sequences = [one.sequence for one in played if one.sequence is not None]
         bench.say(f"{label}: {described(played, seconds)}; compilation {first - seconds:.1f} s; {bench.memory()}")
-        bench.say(f"{label}: " + ", ".join(f"{rate} {value:.2f}" for rate, value in rates(played).items()))
+        found = rates([one.trajectory for one in played])
+        bench.say(f"{label}: " + ", ".join(f"{rate} {value:.2f}" for rate, value in found.items()))
         if bench.late(f"{label}, update"):
             return
         update = ppo.make_update(

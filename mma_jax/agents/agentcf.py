@@ -10,9 +10,11 @@ Deviations:
     turn without evidence calls, so that fusion and evaluation are those of every method here (the paper's AgentCF_B,
     without its retrieval from long-term memory). The map's opening is given; what follows is the model's.
     The negative is drawn from the episode's pool, and keeps its memory. A right choice changes nothing.
-    Memories are at most `words` words. A base model too small to reflect writes text that speaks of nothing it was
-    shown; then a memory falls back to words of the agent met and of its own, in turn. The "language" of such a run is
-    a bag of words, though who meets whom, and when, still follows the model's choices.
+    Memories are at most `words` words. A ranking prompt tells the first of them that the context has room for: next to
+    none of the items' own where B = 100 and it holds 2,048 tokens.
+    A base model too small to reflect writes text that speaks of nothing it was shown; then a memory falls back to words
+    of the agent met and of its own, in turn. The "language" of such a run is a bag of words, though who meets whom, and
+    when, still follows the model's choices.
 
 Masks (DESIGN §5.2). What an agent begins with, words of the user's history and of the item, is text, and comes through
 Analyze_Text or not at all. What reflection adds is tied to who a user or an item is, like the embeddings of other
@@ -25,7 +27,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +41,9 @@ from mma_jax.types import Case, Episode, History, Message, Trajectory
 
 Generate = Callable[[list[History], int], list[str]]
 """(histories, tokens at most) -> greedy completions; see `language_model.generate`."""
+
+Fits = Callable[[History, int], bool]
+"""(history, tokens of its completion at most) -> whether the context holds both."""
 
 OPENING = '{"tool":"Score_Candidates","args":{"scores":{'
 """How the one turn of an episode begins, so that whatever follows is an attempt to score."""
@@ -157,9 +162,9 @@ def _user(memories: Memories, one: Interaction) -> str:
     return memories.users.get(one.user, one.user_text)
 
 
-def _item(memories: Memories, item: int, text: str) -> str:
-    """What an item says of itself and, once it has reflected, of those who take it."""
-    return "; liked for: ".join(filter(None, (text, memories.items.get(item, ""))))
+def _item(memories: Memories, item: int, text: str, limit: int | None = None) -> str:
+    """What an item says of itself and, once it has reflected, of those who take it, at most `limit` words each."""
+    return "; liked for: ".join(filter(None, (_shorten(said, limit) for said in (text, memories.items.get(item, "")))))
 
 
 def _ask(role: str, question: str, begin: str) -> History:
@@ -192,12 +197,20 @@ def _item_reflection(one: Interaction, memories: Memories, limit: int) -> Histor
 
 
 def play(
-    env: Environment, episodes: Sequence[Episode], memories: Memories, generate: Generate, config
+    env: Environment, episodes: Sequence[Episode], memories: Memories, generate: Generate, fits: Fits, config
 ) -> list[Trajectory]:
-    """Rank by memories, one turn an episode. The trajectories' prompts are those read, memories included."""
-    prompts = [remind(env, episode, memories, config.words) for episode in episodes]
+    """Rank by memories, one turn an episode. The trajectories' prompts are those read, memories included: what the
+    environment sets aside for observations is free for them, and holds as many words of each as fit."""
     room = max(env.budget(len(episode.case.pool)).scores for episode in episodes)
-    scores = generate([(*prompt, Message("assistant", OPENING)) for prompt in prompts], room)
+    begin = Message("assistant", OPENING)
+    prompts = []
+    for episode in episodes:
+        for limits in _shorter(config.words):
+            prompt = remind(env, episode, memories, *limits)
+            if fits((*prompt, begin), room):
+                break
+        prompts.append(prompt)
+    scores = generate([(*prompt, begin) for prompt in prompts], room)
     trajectories = []
     for episode, prompt, completion in zip(episodes, prompts, scores, strict=True):
         [trajectory] = play_policy(lambda _, text=OPENING + completion: [text], env, [episode], batch=1)
@@ -205,15 +218,25 @@ def play(
     return trajectories
 
 
-def remind(env: Environment, episode: Episode, memories: Memories, limit: int) -> History:
-    """The environment's opening with the memories that the case lets an agent have below the candidates."""
+def _shorter(words: int) -> Iterator[tuple[int, int]]:
+    """Words of the user's memory and of an item's, ever fewer: one user costs less than all the candidates."""
+    yield from ((words, n) for n in range(words, 0, -1))
+    yield from ((n, 0) for n in range(words, -1, -1))
+
+
+def remind(env: Environment, episode: Episode, memories: Memories, limit: int, of_items: int) -> History:
+    """The environment's opening with the memories that the case lets an agent have below the candidates.
+
+    limit: words of the user's memory; of_items: of an item's text and of what it has learned, at most `limit` each.
+    What has no words gets no line.
+    """
     system, user = env.reset(episode)[1]
     case, known = episode.case, _known(env, episode.case, limit)
     taste, own = known or ("", [""] * len(case.pool))
     in_words = known is not None or env.options.graph_titles
     learned = memories if env.evidence.observes(case, "behavior") and in_words else Memories()
-    taste = learned.users.get(episode.user, taste)
-    items = [_item(learned, item, text) for item, text in zip(case.pool.tolist(), own, strict=True)]
+    taste = _shorten(learned.users.get(episode.user, taste), limit)
+    items = [_item(learned, item, text, of_items) for item, text in zip(case.pool.tolist(), own, strict=True)]
     lines = [f"u likes: {taste}"] if taste else []
     lines += [f"{handle} is: {item}" for handle, item in enumerate(items, start=1) if item]
     return system, Message("user", "\n".join([user.content, *lines]))
@@ -231,5 +254,5 @@ def _known(env: Environment, case: Case, limit: int) -> tuple[str, list[str]] | 
     return " ".join(profile[:limit]), [_shorten(text, limit) for text in texts]
 
 
-def _shorten(text: str, limit: int) -> str:
+def _shorten(text: str, limit: int | None) -> str:
     return " ".join(text.split()[:limit])

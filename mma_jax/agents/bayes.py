@@ -5,7 +5,7 @@ Both know the world's truth, which no method may; they exist to say how much the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from mma_jax.agents.optimal_router import plan
 from mma_jax.agents.rollout import play as play_policy
 from mma_jax.agents.routers import probe, score
 from mma_jax.data.world import World, expected_ndcg
+from mma_jax.envs.prompts import LEAST_SUMMARY
 from mma_jax.types import FAMILIES, MODALITIES, Episode, History, Mask
 
 
@@ -39,12 +40,16 @@ def _tied_mean(weights: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return (np.bincount(block, weights) / np.bincount(block))[block]
 
 
-def by_mask(episodes: Sequence[Episode]) -> dict[Mask, list[int]]:
-    """Rows of the episodes that share a mask."""
+def by_mask(masks: Iterable[Mask]) -> dict[Mask, list[int]]:
+    """Rows of each mask."""
     rows: dict[Mask, list[int]] = {}
-    for n, episode in enumerate(episodes):
-        rows.setdefault(episode.case.mask, []).append(n)
+    for n, mask in enumerate(masks):
+        rows.setdefault(mask, []).append(n)
     return rows
+
+
+def _masks(episodes: Sequence[Episode]) -> list[Mask]:
+    return [episode.case.mask for episode in episodes]
 
 
 def belief(
@@ -54,10 +59,8 @@ def belief(
     evidence: Sequence[Mask] | None = None,
 ) -> np.ndarray:
     """The posterior of each episode given evidence of its own, float64 [E, B]; None: given all that survives."""
-    evidence = [e.case.mask for e in episodes] if evidence is None else evidence
     table = np.empty((len(episodes), len(episodes[0].case.pool)))
-    for mask in set(evidence):
-        rows = [n for n, other in enumerate(evidence) if other == mask]
+    for mask, rows in by_mask(_masks(episodes) if evidence is None else evidence).items():
         table[rows] = posterior(world, distributions, [episodes[n] for n in rows], mask)
     return table
 
@@ -70,7 +73,7 @@ def bayes(context):
 def values(world: World, distributions: dict[str, np.ndarray], episodes: Sequence[Episode]) -> dict:
     """(mask, evidence) -> expected NDCG@10 of the best ranking with that evidence, for evidence within the mask."""
     table = {}
-    for mask, rows in by_mask(episodes).items():
+    for mask, rows in by_mask(_masks(episodes)).items():
         members = [episodes[n] for n in rows]
         for bits in np.ndindex(2, 2, 2):
             evidence = tuple(bool(b) for b in bits)
@@ -91,7 +94,7 @@ def optimal_router(context):
             families,
             env.options.costs,
             env.options.turns,
-            revealed=env.options.summaries == "surviving",
+            revealed=env.budget(len(episodes[0].case.pool)).summary // LEAST_SUMMARY,
         )
         oracle = _Oracle(context, route)
         return [trajectory for e in episodes for trajectory in play_policy(oracle.of(e), env, [e], batch=1)]

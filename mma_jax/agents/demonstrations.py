@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,11 +23,10 @@ from tqdm import tqdm
 
 from mma_jax.agents import choice, evidence_linear, overlap
 from mma_jax.agents.language_model import Transcript
-from mma_jax.agents.notes import TOOL_OF, Notes, read, words
+from mma_jax.agents.notes import Notes, words
 from mma_jax.agents.rollout import play
-from mma_jax.agents.routers import ORDER, action, batched, peek, probe
+from mma_jax.agents.routers import ORDER, action, switching
 from mma_jax.envs.environment import Environment
-from mma_jax.envs.observations import NULL
 from mma_jax.envs.rewards import terminal_reward
 from mma_jax.envs.tools import TERMINAL
 from mma_jax.learning import sequences
@@ -106,53 +106,50 @@ def teacher(env: Environment, train: Sequence[Episode], config, similar: Similar
     return Teacher(lambda notes: stretch(overlap.fused(notes), config.levels), config.levels, hindsight)
 
 
+def in_turn(families: Sequence[list[Episode]]) -> list[Episode]:
+    """An episode of each family, then another of each, until none is left. Families have the same users and targets in
+    the same order, so each begins elsewhere: what follows is as many different ones as can be."""
+    begun = [n * len(found) // len(families) for n, found in enumerate(families)]
+    turned = [found[n:] + found[:n] for n, found in zip(begun, families, strict=True)]
+    return [episode for row in itertools.zip_longest(*turned) for episode in row if episode is not None]
+
+
 def demonstrate(
     env: Environment, episodes: Sequence[Episode], chat: Chat, teacher: Teacher, label: str = ""
-) -> list[Shown]:
+) -> Iterator[Shown]:
     """The expert's episodes, in order, with the rewards it earned; its own tokens alone are actions."""
-    shown = []
     for episode in tqdm(episodes, desc=label, leave=False, disable=not label):
         limit = env.budget(len(episode.case.pool)).scored
         [trajectory] = play(expert(teacher.of(episode), limit), env, [episode], batch=1)
         called = [turn.tool for turn in trajectory.turns if turn.tool != TERMINAL]
-        shown.append(Shown(called[-1] if called else "", transcribe(trajectory, chat)))
-    return shown
+        yield Shown(called[-1] if called else "", transcribe(trajectory, chat))
 
 
-def balance(shown: Sequence[Shown], count: int) -> list[sequences.Sequence]:
-    """At most `count` episodes, as many of each tool that answered last.
+def balance(shown: Iterable[Shown], count: int) -> list[sequences.Sequence]:
+    """At most `count` episodes, as many of each tool that answered last; then no more of `shown` are asked for.
 
     Families alone do not balance what there is to be read: of the seven, four let the expert read text first and a
-    single one images.
+    single one images. But they should come `in_turn`, for the first of each tool are kept.
     """
     tools: dict[str, list[sequences.Sequence]] = {}
+    each = count
     for tool, sequence in shown:
         tools.setdefault(tool, []).append(sequence)
-    return [sequence for found in tools.values() for sequence in found[: max(1, count // len(tools))]]
+        each = max(1, count // len(tools))
+        if min(map(len, tools.values())) >= each:
+            break
+    return [sequence for found in tools.values() for sequence in found[:each]]
 
 
 def expert(rate: Rating, limit: int) -> Policy:
-    """The route of `routers.expert`; scores at most `limit` candidates, in the order listed.
+    """The expert of `routers`; scores at most `limit` candidates, in the order listed."""
 
-    Its reasons are what answered last and the tool it turns to, in the environment's own names: "Null: Analyze_Image."
-    A word has two tokens, with a blank before it and without, which a tiny model hardly tells apart; sampled at random,
-    they made samples of one episode differ where they said the same.
-    """
+    def finish(notes: Notes, thought: str) -> str:
+        levels = rate(notes)
+        kept = sorted(np.lexsort((notes.ranks, -levels))[:limit])
+        return action(TERMINAL, thought, scores={notes.handles[n]: int(levels[n]) for n in kept})
 
-    def act(history) -> str:
-        notes = read(history)
-        heard = next((m for m in ORDER if notes.got(m)), None)
-        rest = [m for m in (peek(notes) or ORDER) if not notes.was_called(m)]
-        if heard or not rest or notes.turns_left <= 1:
-            return _score(notes, rate(notes), limit, f"{TOOL_OF[heard] if heard else NULL}: {TERMINAL}.")
-        return probe(rest[0], notes, f"{NULL}: {TOOL_OF[rest[0]]}." if notes.answers else f"{TOOL_OF[rest[0]]}.")
-
-    return batched(act)
-
-
-def _score(notes: Notes, levels: np.ndarray, limit: int, thought: str) -> str:
-    kept = sorted(np.lexsort((notes.ranks, -levels))[:limit])
-    return action(TERMINAL, thought, scores={notes.handles[n]: int(levels[n]) for n in kept})
+    return switching(finish)
 
 
 def transcribe(trajectory: Trajectory, chat: Chat) -> sequences.Sequence:
@@ -197,9 +194,9 @@ def _fit(env: Environment, train: Sequence[Episode], config, similar: Similar) -
     """A conditional logit of the targets on evidence and first stage, of which the evidence's part is kept
     and of the first stage's the share config.first_stage.
 
-    Where what answered does not beat the first stage by more than a standard error, in episodes that the logit was not
-    fitted on, the rating says nothing, all 0: maps are min-max normalized (Eq. 2), so weak evidence would count as much
-    as strong.
+    Where what answered does not beat the first stage by more than a standard error, in episodes of users that the logit
+    was not fitted on, the rating says nothing, all 0: maps are min-max normalized (Eq. 2), so weak evidence would count
+    as much as strong.
     """
     columns = functools.partial(features, similar=functools.lru_cache(1 << 20)(similar))
     heard: list[_Heard] = []
@@ -211,11 +208,12 @@ def _fit(env: Environment, train: Sequence[Episode], config, similar: Similar) -
     size = len(train[0].case.pool)
     play(expert(keep, size), env, train, batch=1, label="what the expert hears")  # one by one, so in order
     gains: dict[tuple[str, ...], list[float]] = {}
-    for half in (0, 1) if len(train) > 1 else ():
-        other = _fitted(heard[1 - half :: 2], train[1 - half :: 2], config)
-        for said, episode in zip(heard[half::2], train[half::2], strict=True):
-            gain = _gain(episode, other.levels(said, config.levels), env.options.alpha)
-            gains.setdefault(said.sources, []).append(gain)
+    halves = [[n for n, episode in enumerate(train) if episode.user % 2 == half] for half in (0, 1)]
+    for half, rest in (halves, halves[::-1]) if all(halves) else ():
+        other = _fitted([heard[n] for n in rest], [train[n] for n in rest], config)
+        for n in half:
+            gain = _gain(train[n], other.levels(heard[n], config.levels), env.options.alpha)
+            gains.setdefault(heard[n].sources, []).append(gain)
     mute = {sources for sources, found in gains.items() if np.mean(found) <= np.std(found) / len(found) ** 0.5}
     fitted = _fitted(heard, train, config)
 

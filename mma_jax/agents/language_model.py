@@ -134,7 +134,7 @@ def generate(
     texts: list[str] = []
     for start in tqdm(range(0, len(histories), batch), desc=label, leave=False, disable=not label):
         part = histories[start : start + batch]
-        prompts = [_opening(chat, history) for history in part]
+        prompts = [opening(chat, history) for history in part]
         _check_room(max(map(len, prompts)), max_new, context, "a prompt")
         session, rows = sampler.open(state, rows=batch, slots=context), range(len(part))
         session.extend(rows, prompts)
@@ -143,7 +143,8 @@ def generate(
     return texts
 
 
-def _opening(chat: Chat, history: History) -> list[int]:
+def opening(chat: Chat, history: History) -> list[int]:
+    """Ids of a history that `generate` takes."""
     begun = [token for message in history[2:] for token in chat.tokenizer.encode(message.content)]
     return chat.open(history[:2]) + begun
 

@@ -23,22 +23,27 @@ Answers = tuple[bool | None, bool | None, bool | None]
 class Plan:
     """A policy tree: what to do at every state that calls can lead to."""
 
-    actions: dict[tuple[Mask | None, Answers], str]  # a modality to call, or SCORE; keyed by mask where revealed
+    actions: dict[tuple[Mask, Answers], str]  # a modality to call, or SCORE; by what is `shown` and the answers
     expected: float  # reward, averaged over the families
-    revealed: bool
+    revealed: int
 
-    def next(self, called: Mapping[str, bool], mask: Mask | None = None) -> str:
+    def next(self, called: Mapping[str, bool], mask: Mask) -> str:
         """What to do now: a modality whose tool to call, or "score".
 
         Args:
           called: modality -> whether its tool returned Null, for the tools called so far.
-          mask: what the prompt reveals; used only by a plan made with `revealed`.
+          mask: of the episode; of it the plan knows what `shown` leaves.
 
         Raises:
           KeyError: no episode of these families can get there.
         """
         answers = tuple(not called[name] if name in called else None for name in MODALITIES)
-        return self.actions[mask if self.revealed else None, answers]
+        return self.actions[shown(mask, self.revealed), answers]
+
+
+def shown(mask: Mask, count: int) -> Mask:
+    """What a prompt betrays of a mask whose first `count` surviving modalities have room in the summaries."""
+    return tuple(there and sum(mask[:n]) < count for n, there in enumerate(mask))
 
 
 def plan(
@@ -46,7 +51,7 @@ def plan(
     families: Mapping[str, Mask],
     costs: Costs,
     turns: int,
-    revealed: bool,
+    revealed: int,
 ) -> Plan:
     """The optimal plan for families that are equally probable.
 
@@ -56,13 +61,14 @@ def plan(
       families: the masks that occur.
       costs: of Eq. 3; `costs.tool` is added to the reward at every call, Null or not.
       turns: the limit T of an episode, the scoring turn included.
-      revealed: the prompt's format betrays the mask (summaries of the surviving modalities).
+      revealed: how many modalities at most a summary in the prompt names, the first of those that survive: 0 where
+        there are no summaries, and from 3 on their format betrays the whole mask.
     """
     if turns < 1:
         raise ValueError("a plan needs at least one turn, to score in")
-    actions: dict[tuple[Mask | None, Answers], str] = {}
+    actions: dict[tuple[Mask, Answers], str] = {}
 
-    def best(belief: Sequence[Mask], known: Mask | None, answers: Answers, left: int) -> float:
+    def best(belief: Sequence[Mask], known: Mask, answers: Answers, left: int) -> float:
         """Expected reward from here on; writes the choice into `actions`."""
         evidence = tuple(answer is True for answer in answers)
         choice, reward = SCORE, sum(values[mask, evidence] for mask in belief) / len(belief)
@@ -78,10 +84,8 @@ def plan(
         actions[known, answers] = choice
         return reward
 
-    start: Answers = (None, None, None)
-    masks = list(families.values())
-    if revealed:
-        expected = sum(best([mask], mask, start, turns) for mask in masks) / len(masks)
-    else:
-        expected = best(masks, None, start, turns)
-    return Plan(actions, expected, revealed)
+    beliefs: dict[Mask, list[Mask]] = {}
+    for mask in families.values():
+        beliefs.setdefault(shown(mask, revealed), []).append(mask)
+    earned = sum(len(belief) * best(belief, known, (None, None, None), turns) for known, belief in beliefs.items())
+    return Plan(actions, earned / len(families), revealed)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import numpy as np
 
 from mma_jax.agents.notes import TOOL_OF, Notes, read
+from mma_jax.envs.observations import NULL
+from mma_jax.envs.tools import TERMINAL
 from mma_jax.types import History, Policy
 
 ORDER = ("text", "behavior", "image")
@@ -44,7 +46,7 @@ def probe(modality: str, notes: Notes, thought: str = "") -> str:
 def score(notes: Notes, scores: np.ndarray, thought: str = "") -> str:
     """End the episode with a full score map."""
     return action(
-        "Score_Candidates",
+        TERMINAL,
         thought,
         scores={handle: round(float(s), 6) for handle, s in zip(notes.handles, scores, strict=True)},
     )
@@ -88,18 +90,25 @@ def peeked(notes: Notes) -> str | None:
 
 
 def expert(scorer: Scorer) -> Policy:
-    """The scripted expert that MMA-SFT imitates (DESIGN §5.10): probe, switch after Null, score; with its reasons."""
+    """The scripted expert with any scorer; the one that MMA-SFT imitates has scores of its own (`demonstrations`)."""
+    return switching(lambda notes, thought: score(notes, scorer(notes), thought))
+
+
+def switching(finish: Callable[[Notes, str], str]) -> Policy:
+    """The expert's route (DESIGN §5.10): probe, switch after Null, score by `finish(notes, reason)`.
+
+    Its reasons are what answered last and the tool it turns to, in the environment's own names: "Null: Analyze_Image."
+    A word has two tokens, with a blank before it and without, which a tiny model hardly tells apart; sampled at random,
+    they made samples of one episode differ where they said the same.
+    """
 
     def act(history: History) -> str:
         notes = read(history)
         heard = next((m for m in ORDER if notes.got(m)), None)
         rest = [m for m in (peek(notes) or ORDER) if not notes.was_called(m)]
         if heard or not rest or notes.turns_left <= 1:
-            return score(
-                notes, scorer(notes), f"Evidence from {heard or 'the first stage only'}: score the candidates."
-            )
-        reason = "Null, so switch" if notes.answers else "Begin with the likeliest source"
-        return probe(rest[0], notes, f"{reason}: {TOOL_OF[rest[0]]}.")
+            return finish(notes, f"{TOOL_OF[heard] if heard else NULL}: {TERMINAL}.")
+        return probe(rest[0], notes, f"{NULL}: {TOOL_OF[rest[0]]}." if notes.answers else f"{TOOL_OF[rest[0]]}.")
 
     return batched(act)
 

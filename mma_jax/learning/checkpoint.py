@@ -69,6 +69,12 @@ class Checkpoints:
                 raise
             raise OSError(code, os.strerror(code), str(self.directory)) from error
 
+    @property
+    def step(self) -> int:
+        """Of the last checkpoint; 0 before the first."""
+        found = self._checkpointer.latest
+        return 0 if found is None else found.step
+
     def latest(self, template: Tree) -> tuple[int, Tree, dict] | None:
         """(step, arrays, extra) of the last checkpoint, or None.
 

@@ -116,7 +116,7 @@ def _trainable(config: ContrastiveConfig) -> nnx.filterlib.Filter:
 
 
 def _optimizer(config: ContrastiveConfig) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024) for the matrices inside the towers, AdamW for everything else.
+    """Muon for the matrices inside the towers.
 
     Measured on the generated world's renders, shapes recognized after 400 steps: 51% with Muon, 27% with AdamW.
     """
@@ -124,12 +124,20 @@ def _optimizer(config: ContrastiveConfig) -> optax.GradientTransformation:
     def schedule(peak: float) -> optax.Schedule:
         return optax.warmup_cosine_decay_schedule(0.0, peak, config.steps // 10, config.steps)
 
+    return muon(schedule(config.muon_rate), schedule(config.adam_rate), config.weight_decay)
+
+
+def muon(rate: optax.Schedule, adam_rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024) for `matrices`, Adam for everything else, behind a clip of the global norm.
+
+    weight_decay: on matrices.
+    """
     return optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.contrib.muon(
-            schedule(config.muon_rate),
-            weight_decay=config.weight_decay,
-            adam_learning_rate=schedule(config.adam_rate),
+            rate,
+            weight_decay=weight_decay,
+            adam_learning_rate=adam_rate,
             adam_b2=0.98,
             adam_weight_decay=0.0,
             muon_weight_dimension_numbers=matrices,

@@ -136,12 +136,9 @@ class _World:
     def words(self, part: int, most: int) -> list[tuple[str, int]]:
         """Up to `most` words of a part, each with its number in the profile."""
         count, topics = int(self.rng.integers(1, 1 + most)), self.parts[part]
-        if self.image:
-            chosen = [topics[i] for i in self.rng.choice(len(topics), count, replace=False)]
-        else:
-            chosen = [topics[i] for i in self.rng.choice(len(topics), count, replace=False)]
-            if len(chosen[0]) > 1 and self.rng.random() < 0.5:  # several words of one meaning, as in a title
-                chosen[: count - 1] = [chosen[0]] * (count - 1)
+        chosen = [topics[i] for i in self.rng.choice(len(topics), count, replace=False)]
+        if not self.image and len(chosen[0]) > 1 and self.rng.random() < 0.5:  # of one meaning, as in a title
+            chosen[: count - 1] = [chosen[0]] * (count - 1)
         return [self.word(topic) for topic in chosen]
 
     def word(self, topic: tuple[str, ...]) -> tuple[str, int]:

@@ -1,12 +1,15 @@
 """SIGTERM, which clusters send some seconds before they kill: training saves where it is and ends.
 
 Several processes must stop behind the same step, or those that save wait forever for those that go on. There JAX's own
-preemption service hears the signal, of whichever process, and names the step (`reached_preemption_sync_point`).
+preemption service hears the signal, of whichever process, and names the step (`reached_preemption_sync_point`): one
+more than the largest it was asked about. So steps are counted here over all trainings of a process, which each begin
+anew.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 from collections.abc import Callable, Iterator
 
@@ -15,6 +18,7 @@ from jax.experimental import multihost_utils
 
 EXIT_CODE = 128 + signal.SIGTERM  # what a shell reports of a process that SIGTERM ended
 _state = {"deferred": False, "wanted": False}
+_steps = itertools.count(1)
 
 
 def listen() -> None:
@@ -32,13 +36,13 @@ def _heard(number: int, frame) -> None:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[Callable[[int], bool]]:
-    """Inside, SIGTERM is only noted: `wanted(step)`, to be asked behind every step, tells, and the block should save
-    and end. Leaving it then ends the process."""
+def deferred() -> Iterator[Callable[[], bool]]:
+    """Inside, SIGTERM is only noted: `wanted()`, to be asked behind every step and by all processes alike, tells, and
+    the block should save and end. Leaving it then ends the process."""
 
-    def wanted(step: int) -> bool:
+    def wanted() -> bool:
         if jax.process_count() > 1 and not _state["wanted"]:
-            _state["wanted"] = multihost_utils.reached_preemption_sync_point(step)
+            _state["wanted"] = multihost_utils.reached_preemption_sync_point(next(_steps))
         return _state["wanted"]
 
     _state["deferred"] = True

@@ -336,7 +336,7 @@ def train(
             rng = np.random.default_rng([seed, iteration])
             state, figures = update(state, frozen, reference, sequences, rng, value_only=iteration < config.value_only)
             done = iteration + 1
-            stop = stopping(done)
+            stop = stopping()
             due = done % config.checkpoint_every == 0 or done == config.iterations or stop
             figures |= measured
             if due and validate:

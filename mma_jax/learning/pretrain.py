@@ -17,7 +17,7 @@ import optax
 from flax import nnx
 
 from mma_jax.learning import curriculum, vocabulary
-from mma_jax.learning.contrastive import matrices
+from mma_jax.learning.contrastive import muon
 from mma_jax.learning.curriculum import EASY, HANDLE, OWNER, SAID, SKILLS, SUM, TOTAL, WORD, Document, Stage
 from mma_jax.learning.state import TrainState, apply
 from mma_jax.models.llama import Llama
@@ -233,7 +233,7 @@ def attend_to_the_like(model: Llama, rng: np.random.Generator) -> None:
 
 
 def optimizer(config) -> optax.GradientTransformationExtraArgs:
-    """Muon (Jordan et al. 2024) for the matrices of the blocks, Adam for embedding and norms; warm-up, flat, decay."""
+    """Muon for the matrices of the blocks, Adam for embedding and norms; warm-up, flat, decay."""
 
     def schedule(peak: float) -> optax.Schedule:
         warm, cool = max(1, config.steps // 50), max(1, config.steps // 2)
@@ -246,15 +246,8 @@ def optimizer(config) -> optax.GradientTransformationExtraArgs:
             [warm, config.steps - cool],
         )
 
-    muon = optax.contrib.muon(
-        schedule(config.muon_rate),
-        weight_decay=config.weight_decay,
-        adam_learning_rate=schedule(config.adam_rate),
-        adam_b2=0.98,
-        adam_weight_decay=0.0,
-        muon_weight_dimension_numbers=matrices,
-    )
-    return optax.with_extra_args_support(optax.chain(optax.clip_by_global_norm(1.0), muon))
+    chain = muon(schedule(config.muon_rate), schedule(config.adam_rate), config.weight_decay)
+    return optax.with_extra_args_support(chain)
 
 
 def make_step(graph: nnx.GraphDef, tx: optax.GradientTransformationExtraArgs, said: dict[str, np.ndarray]) -> Callable:

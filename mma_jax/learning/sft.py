@@ -120,7 +120,6 @@ def train(
     checkpoints: Checkpoints,
     panel: Panel,
     seed: int,
-    validate: Callable[[nnx.State], float] | None = None,
     placement: Placement = HERE,
 ) -> TrainState:
     """Trains for config.steps updates, going on from the last checkpoint if there is one.
@@ -135,7 +134,6 @@ def train(
         checkpoints: written every config.checkpoint_every steps and at the end.
         panel: gets the mean loss every config.log_every steps and at each checkpoint.
         seed: of the data's order.
-        validate: how good parameters are, larger is better; asked at each checkpoint.
         placement: where weights are and batches go.
 
     Raises:
@@ -154,18 +152,15 @@ def train(
             state, metrics = step(state, frozen, placement.rows(batch))
             stop_if_stuck(state, config.nonfinite_limit, batch._asdict(), panel.directory)
             recent.append(metrics)
-            stop = stopping(done)
+            stop = stopping()
             due = done % config.checkpoint_every == 0 or done == config.steps or stop
             if due or done % config.log_every == 0:
                 figures = {name: float(np.mean([m[name] for m in jax.device_get(recent)])) for name in metrics}
                 figures["skipped"] = float(state.skipped)
-                if due and validate:
-                    figures["valid"] = validate(state.params)
                 panel.write(done, figures)
                 recent = []
             if due:
-                extra = {"panel": panel.position, "data": data.get_state()}
-                checkpoints.save(done, state, extra, figures.get("valid"))
+                checkpoints.save(done, state, {"panel": panel.position, "data": data.get_state()})
             if stop:
                 break
     return state

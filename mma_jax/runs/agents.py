@@ -7,7 +7,7 @@ import functools
 import numpy as np
 
 from mma_jax.agents import agentcf
-from mma_jax.agents.language_model import Script, generate
+from mma_jax.agents.language_model import Script, generate, opening
 from mma_jax.agents.registry import Play
 from mma_jax.baselines.registry import BASELINES
 from mma_jax.envs.environment import Environment
@@ -36,27 +36,27 @@ class Agents:
 
     def _adapted(self, name: str, seed: int) -> Play:
         """The base model with the method's adapter."""
-        language, adapter = self.trainer.language, self.trainer.adapter(name, seed)
-
-        def play(env: Environment, episodes: list[Episode]) -> list[Trajectory]:
-            played = language.play(adapter, env, episodes, temperature=0.0, key=(seed, 0), label=name)
-            return [one.trajectory for one in played]
-
-        return play
+        self.trainer.adapter(name, seed)  # trained before anything is played
+        return lambda env, episodes: self._play(name, seed, env, episodes, label=name)
 
     def scripted(self, cell: Cell, env: Environment, episodes: list[Episode], script: Script) -> list[Trajectory]:
         """Episodes as a cell's agent plays them where a script does not decide for it."""
-        language, adapter = self.trainer.language, self.trainer.adapter(cell.method, cell.seed)
-        played = language.play(adapter, env, episodes, temperature=0.0, key=(cell.seed, 0), script=script)
-        return [one.trajectory for one in played]
+        return self._play(cell.method, cell.seed, env, episodes, script=script)
+
+    def _play(self, name: str, seed: int, env: Environment, episodes: list[Episode], **how) -> list[Trajectory]:
+        return self.trainer.play(self.trainer.adapter(name, seed), env, episodes, temperature=0.0, key=(seed, 0), **how)
 
     def _agentcf(self, name: str, seed: int) -> Play:
         config, language = self.config.agentcf, self.trainer.language
         state = language.state(language.adapter(seed))
+        context = min(self.config.env.context, language.sampler.longest)
+
+        def fits(history: History, max_new: int) -> bool:
+            return len(opening(language.chat, history)) + max_new <= context
 
         def complete(histories: list[History], max_new: int) -> list[str]:
             rows = min(self.config.sampler.rows, len(histories))
-            room = {"batch": rows, "max_new": max_new, "context": language.sampler.longest}
+            room = {"batch": rows, "max_new": max_new, "context": context}
             return generate(language.sampler, state, language.chat, histories, **room)
 
         train = self.made.fit_episodes("ooma")
@@ -64,4 +64,4 @@ class Agents:
         memories = agentcf.learn(
             self.made.environment("train", "ooma"), [train[n] for n in order], complete, config, seed
         )
-        return lambda env, episodes: agentcf.play(env, episodes, memories, complete, config)
+        return lambda env, episodes: agentcf.play(env, episodes, memories, complete, fits, config)

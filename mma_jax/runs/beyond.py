@@ -13,6 +13,7 @@ from mma_jax.evaluation import information, judge, regret, replay
 from mma_jax.evaluation.experiment import Experiment
 from mma_jax.evaluation.results import Cell
 from mma_jax.runs.agents import Agents
+from mma_jax.runs.train import RECIPES
 from mma_jax.types import Episode, History, Trajectory
 
 
@@ -70,7 +71,10 @@ class Beyond:
         return [entry | {"counterfactuals": one} for entry, one in zip(entries, told, strict=True)]
 
     def information(self, cell: Cell, trajectories: list[Trajectory]) -> list[dict]:
-        """Rows of information.jsonl: predicted and realized gain of the calls of some episodes of every family."""
+        """Rows of information.jsonl: predicted and realized gain of the calls of some episodes of every family; none of
+        a method without PPO, which alone fits the value head."""
+        if cell.method not in RECIPES or not RECIPES[cell.method].start:
+            return []
         env = self.made.environment("test", cell.protocol)
         probed: dict[str, list[tuple[Trajectory, int]]] = {}
         for trajectory in trajectories:

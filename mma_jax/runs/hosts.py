@@ -89,12 +89,17 @@ def share(found: list[sequences.Sequence]) -> list[sequences.Sequence]:
     return [one for packed in _gather(_pack(found)) for one in _unpack(packed)]
 
 
-def whole(played: list[Trajectory], episodes: list[Episode]) -> list[Trajectory]:
-    """Everybody's trajectories, on every process in the order of `episodes`, of which each has played `mine`."""
+def whole(played: list[Trajectory], episodes: list[Episode], samples: int = 1) -> list[Trajectory]:
+    """Everybody's trajectories, on every process in the order of `episodes`, of which each has played `mine`.
+
+    samples: trajectories of each episode, next to each other.
+    """
     if not several():
         return played
-    parts = [json.loads(part) for part in _gather(json.dumps([_plain(one) for one in played]).encode())]
-    return [_trajectory(episode, parts[n % len(parts)][n // len(parts)]) for n, episode in enumerate(episodes)]
+    parts = [iter(json.loads(part)) for part in _gather(json.dumps([_plain(one) for one in played]).encode())]
+    return [
+        _trajectory(episode, next(parts[n % len(parts)])) for n, episode in enumerate(episodes) for _ in range(samples)
+    ]
 
 
 def _gather(packed: bytes) -> list[bytes]:
@@ -121,14 +126,6 @@ def _trajectory(episode: Episode, plain: dict) -> Trajectory:
     turns = tuple(Turn(**{**turn, "tokens": tuple(turn["tokens"])}) for turn in plain["turns"])
     prompt = tuple(Message(*message) for message in plain["prompt"])
     return Trajectory(episode, prompt, turns, plain["stop_reason"], np.array(plain["scores"], np.float64))
-
-
-def mean(figures: dict[str, float]) -> dict[str, float]:
-    """Means over processes of figures that all of them have."""
-    if not several():
-        return figures
-    values = multihost_utils.process_allgather(np.array(list(figures.values()), np.float64))
-    return dict(zip(figures, values.mean(0).tolist(), strict=True))
 
 
 def _pack(found: Sequence[sequences.Sequence]) -> bytes:

@@ -15,7 +15,9 @@ from flax import nnx
 
 from mma_jax.agents import demonstrations, language_model
 from mma_jax.agents.language_model import Played
+from mma_jax.envs.budget import estimate_tokens
 from mma_jax.envs.environment import Environment
+from mma_jax.envs.evidence import Evidence
 from mma_jax.envs.observations import NULL
 from mma_jax.envs.options import Options
 from mma_jax.envs.tools import TERMINAL, toolbox
@@ -30,7 +32,7 @@ from mma_jax.models.tokenizer import Chat, load_tokenizer
 from mma_jax.runs import aot, hosts
 from mma_jax.sampling.grammar import Grammar, compile_grammar
 from mma_jax.sampling.sampler import Sampler
-from mma_jax.types import Episode, InputError, Message
+from mma_jax.types import Episode, InputError, Message, Trajectory
 
 BLOCK = 16  # rows the sampler computes at a time where there is no accelerator
 
@@ -171,7 +173,7 @@ class Language:
             lanes=self.config.sampler.lanes,
         )
 
-    def similar(self, threshold: float = 0.5) -> demonstrations.Similar | None:
+    def similar(self, threshold: float = 0.5) -> demonstrations.Similar:
         """Whether two words mean the same to the base model: cosine of their embeddings, 0 below a threshold."""
         table = np.asarray(self.base.embed_tokens(np.arange(self.base.config.vocab_size)), np.float32)
 
@@ -199,17 +201,25 @@ def keep_float32() -> None:
 
 def check(config) -> None:
     """Raise InputError, before any work, if there is no base model where the config says, or it has no tokenizer, or
-    sequences get longer than what is trained on."""
+    sequences get longer than what is trained on, or an opening and its scores than what can be sampled."""
     if not (Path(config.model.path or L0_TINY) / "config.json").is_file():
         raise InputError(
             f"agents need a base model, and {config.model.path or L0_TINY} is none: give a Hugging Face folder by "
             "--config.model.path, for example the DIR/l0_tiny that --config.run=pretrain makes"
         )
-    load_tokenizer(config.model.path or L0_TINY)
+    tokenizer = load_tokenizer(config.model.path or L0_TINY)
     longest = min(config.env.context, max(numbers(config, "sampler.slots")))
     if config.model.lengths and (trained := max(numbers(config, "model.lengths"))) < longest:
         raise InputError(
             f"config.model.lengths ends at {trained}, and an episode may have {longest} tokens: add {longest}"
+        )
+    count = Chat(tokenizer).count if config.env.count == "model" else estimate_tokens
+    size = config.pool.size
+    room = Environment(Evidence(), options(config, "ooma"), count).budget(size)
+    if longest < (least := room.prompt + size * room.summary + room.scores):
+        raise InputError(
+            f"config.sampler.slots ends at {longest}, and {size} candidates with their scores take {least} tokens: "
+            f"add {room.context}"
         )
 
 
@@ -243,14 +253,14 @@ def plan(config) -> list[tuple[str, str]]:
     ]
 
 
-def rates(played: list[Played]) -> dict[str, float]:
+def rates(played: list[Trajectory]) -> dict[str, float]:
     """Shares of turns that are invalid or repeat a Null, of evidence calls that fail, of episodes that are scored."""
-    turns = [turn for one in played for turn in one.trajectory.turns]
+    turns = [turn for one in played for turn in one.turns]
     calls = [turn for turn in turns if turn.tool not in ("", "Score_Candidates")]
     failed = [turn for turn in calls if turn.error or turn.observation == NULL]
     return {
         "invalid_rate": np.mean([turn.error not in ("", "repeat_null") for turn in turns]),
         "repeat_null_rate": np.mean([turn.error == "repeat_null" for turn in turns]),
         "failed_call_rate": len(failed) / max(1, len(calls)),
-        "scored_rate": np.mean([one.trajectory.stop_reason == "scored" for one in played]),
+        "scored_rate": np.mean([one.stop_reason == "scored" for one in played]),
     }

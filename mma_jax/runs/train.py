@@ -23,6 +23,7 @@ from flax import nnx
 
 from mma_jax.agents import credit, demonstrations
 from mma_jax.agents.language_model import Played
+from mma_jax.envs.environment import Environment
 from mma_jax.evaluation.checks import seeds
 from mma_jax.evaluation.experiment import Experiment
 from mma_jax.learning import ppo, sft
@@ -34,7 +35,7 @@ from mma_jax.runs import hosts, prepare
 from mma_jax.runs.language import Language, rates
 from mma_jax.runs.prepare import experiment
 from mma_jax.runs.workdir import check_room, used
-from mma_jax.types import FAMILIES, Episode, InputError
+from mma_jax.types import FAMILIES, Episode, InputError, Trajectory
 
 KEEP = 2  # checkpoints, beside the best
 LEARNED_FROM = ("ooma", "lomo")  # the protocols whose training episodes teach, whatever is evaluated
@@ -69,8 +70,10 @@ def run(config, directory: Path, dry_run: bool) -> None:
     if wanted:
         trainer = Trainer(made, Language(config))
         trainer.check_room(wanted)
-        for interactive in {RECIPES[name].interactive for name, _ in wanted}:
-            trainer.language.grammar(trainer.environment(interactive))  # what it cannot write is told before any work
+        for recipe in {RECIPES[name] for name, _ in wanted}:  # what cannot be written or drawn is told before any work
+            trainer.language.grammar(trainer.environment(recipe.interactive))
+            if recipe.start:
+                trainer.collector(recipe, seed=0)
         for name, seed in wanted:
             trainer.adapter(name, seed)
 
@@ -157,14 +160,15 @@ class Trainer:
 
     @functools.cache  # noqa: B019 - the same for every seed
     def demonstrations(self, interactive: bool) -> list:
-        """The expert's episodes on support users: families in turn, then as many of each tool that answered."""
+        """The expert's episodes on support users: families in turn, as many of each tool that answered."""
         env, config = self.environment(interactive), self.config.sft
         support = self.split(support=True)
         usable = {family: [e for e in found if e.target_position >= 0] for family, found in support.items()}
-        fit = _in_turn(usable, config.fit_episodes)
+        fit = [episode for found in _evenly(usable, config.fit_episodes) for episode in found]
         teacher = demonstrations.teacher(env, fit, config, self.language.similar())
-        candidates = _in_turn(support, len(support) * -(-config.episodes // 2))  # a tool may be that of one family only
-        shown = demonstrations.demonstrate(env, candidates, self.language.chat, teacher, "expert's episodes")
+        candidates = _evenly(support, len(support) * -(-config.episodes // 2))  # a tool may be that of one family only
+        in_turn = demonstrations.in_turn(candidates)
+        shown = demonstrations.demonstrate(env, in_turn, self.language.chat, teacher, "expert's episodes")
         return demonstrations.balance(shown, config.episodes)
 
     def _reinforce(
@@ -173,7 +177,7 @@ class Trainer:
         config, language = self.config.ppo, self.language
         grammar = language.grammar(self.environment(recipe.interactive))
         state = language.placement.weights(ppo.init(start, config))
-        if (found := checkpoints.latest(state)) is None or found[0] < config.iterations:
+        if checkpoints.step < config.iterations:
             ppo.train(
                 state,
                 language.frozen,
@@ -209,11 +213,16 @@ class Trainer:
         episodes = [e for found in families.values() for e in found[: self.config.ppo.validate]]
 
         def validate(params: nnx.State) -> float:
-            played = self.language.play(params, env, episodes, temperature=0.0, key=(0, 0), label="validation")
-            found = float(np.mean([sum(one.trajectory.rewards) for one in played]))
-            return hosts.mean({"valid": found})["valid"]  # the same to the last bit, for all choose by it
+            played = self.play(params, env, episodes, temperature=0.0, key=(0, 0), label="validation")
+            return float(np.mean([sum(one.rewards) for one in played]))
 
         return validate
+
+    def play(self, params: nnx.State, env: Environment, episodes: list[Episode], **how) -> list[Trajectory]:
+        """Everybody's trajectories, of several processes each its share; `how` as `Language.play` takes it."""
+        mine = hosts.mine(episodes)
+        played = self.language.play(params, env, mine, **how) if mine else []
+        return hosts.whole([one.trajectory for one in played], episodes)
 
     def environment(self, interactive: bool):
         return self.made.environment("train", "interactive" if interactive else "ooma")
@@ -233,11 +242,21 @@ class Trainer:
         return found
 
     def collector(self, recipe: Recipe, seed: int) -> ppo.Collect:
-        """collect(params, iteration): this iteration's episodes, played; now and then query episodes beside them."""
+        """collect(params, iteration): this iteration's episodes, played; now and then query episodes beside them.
+
+        Raises InputError if a family may be drawn more often than it has episodes: one played twice would say nothing
+        new, for its samples are drawn with the same keys.
+        """
         config, env = self.config.ppo, self.environment(recipe.interactive)
         support, query = self.split(support=True), self.split(support=False)
         names = list(support)
         shares = np.full(len(names), 1 / len(names)) if recipe.balanced else natural(names, config.missing)
+        least, scarce = min((len(support[name]), name) for name, p in zip(names, shares, strict=True) if p > 0)
+        if least < config.prompts:
+            raise InputError(
+                f"config.ppo.prompts={config.prompts} is more than the {least} episodes of {scarce} to train on: lower "
+                "it or raise config.episodes.train"
+            )
 
         def collect(params: nnx.State, iteration: int):
             rng = np.random.default_rng([seed, 1, iteration])
@@ -255,15 +274,15 @@ class Trainer:
                 key=(seed, iteration),
                 samples=config.samples,
             )
-            measured = hosts.mean(rates(played))
+            measured = rates(hosts.whole([one.trajectory for one in played], episodes, config.samples))
             if config.query and (iteration % config.query_every == 0 or iteration == config.iterations - 1):
                 measured |= look(params, iteration)
             return hosts.share(self._credited(played, env.options.alpha)), measured
 
         def look(params: nnx.State, iteration: int) -> dict[str, float]:
             episodes = [e for found in query.values() for e in found[: config.query]]
-            played = self.language.play(params, env, episodes, temperature=0.0, key=(seed, iteration))
-            earned = np.array([sum(one.trajectory.rewards) for one in played])
+            played = self.play(params, env, episodes, temperature=0.0, key=(seed, iteration))
+            earned = np.array([sum(one.rewards) for one in played])
             families = np.array([e.family for e in episodes])
             by_family = {f"query_reward/{f}": earned[families == f].mean() for f in query} if recipe.balanced else {}
             return {"query_reward": earned.mean(), **by_family}
@@ -283,10 +302,10 @@ def natural(names: list[str], missing: float) -> np.ndarray:
 
 
 def _sample(rng: np.random.Generator, episodes: list[Episode], count: int) -> list[Episode]:
-    return [episodes[n] for n in rng.choice(len(episodes), min(count, len(episodes)), replace=False)]
+    return [episodes[n] for n in rng.choice(len(episodes), count, replace=False)]
 
 
-def _in_turn(families: dict[str, list[Episode]], count: int) -> list[Episode]:
-    """At most `count` episodes, the same number of every family."""
+def _evenly(families: dict[str, list[Episode]], count: int) -> list[list[Episode]]:
+    """At most `count` episodes, the same number of every family, by family."""
     each = max(1, count // len(families))
-    return [episode for found in families.values() for episode in found[:: max(1, len(found) // each)][:each]]
+    return [found[:: max(1, len(found) // each)][:each] for found in families.values()]

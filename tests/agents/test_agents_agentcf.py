@@ -120,6 +120,10 @@ def test_disjoint_keeps_each_agents_order():
     assert disjoint([b, c]) == ([b], [c])
 
 
+def always(history, max_new):
+    return True
+
+
 MEMORIES = Memories({0: "LEARNED TASTE"}, {1: "LEARNED FANS"})
 
 
@@ -127,7 +131,7 @@ MEMORIES = Memories({0: "LEARNED TASTE"}, {1: "LEARNED FANS"})
 def test_masks(family):
     """Text: what an agent begins with. Behavior: what it has learned. Images: nothing AgentCF could use."""
     env, episode = environment(summaries="none"), doubles.episode(family=family)
-    bare, shown = env.reset(episode)[1][1].content, remind(env, episode, MEMORIES, 6)[1].content
+    bare, shown = env.reset(episode)[1][1].content, remind(env, episode, MEMORIES, 6, 6)[1].content
     text, _, behavior = FAMILIES[family]
     assert shown.startswith(bare)
     added = shown.removeprefix(bare)
@@ -139,22 +143,22 @@ def test_masks(family):
 
 def test_learned_words_need_titles_where_text_is_missing():
     episode = doubles.episode(family="behavior_only")
-    assert "LEARNED" in remind(environment(), episode, MEMORIES, 6)[1].content
-    assert "LEARNED" not in remind(environment(graph_titles=False), episode, MEMORIES, 6)[1].content
+    assert "LEARNED" in remind(environment(), episode, MEMORIES, 6, 6)[1].content
+    assert "LEARNED" not in remind(environment(graph_titles=False), episode, MEMORIES, 6, 6)[1].content
     full = doubles.episode()
-    assert "LEARNED" in remind(environment(graph_titles=False), full, MEMORIES, 6)[1].content
+    assert "LEARNED" in remind(environment(graph_titles=False), full, MEMORIES, 6, 6)[1].content
 
 
 def test_the_target_changes_no_prompt():
     env = environment()
-    prompts = {remind(env, doubles.episode(target=target), MEMORIES, 6) for target in (1, 3, 4)}
+    prompts = {remind(env, doubles.episode(target=target), MEMORIES, 6, 6) for target in (1, 3, 4)}
     assert len(prompts) == 1
 
 
 def test_plays_one_turn_of_scoring():
     env, generate = environment(), Scripted()
     episodes = [doubles.episode(family=family) for family in ("text_only", "image_only")]
-    trajectories = agentcf.play(env, episodes, Memories(), generate, CONFIG)
+    trajectories = agentcf.play(env, episodes, Memories(), generate, always, CONFIG)
     for trajectory in trajectories:
         assert trajectory.stop_reason == "scored"
         np.testing.assert_array_equal(trajectory.scores, [3, 9, np.nan, np.nan])
@@ -164,8 +168,39 @@ def test_plays_one_turn_of_scoring():
     assert {max_new for _, max_new in generate.asked} == {env.budget(4).scores}
 
 
+def test_memories_are_cut_to_what_the_context_has_room_for():
+    """First the candidates' words, of all alike, then the user's; what has none left has no line."""
+    env, episode = environment(), train()[0]
+    bare = len(env.reset(episode)[1][1].content)
+    told = {}
+    for room in (1000, 120, 40, 20, 0):
+
+        def fits(history, max_new, room=room):
+            assert (history[-1].content, max_new) == (agentcf.OPENING, env.budget(4).scores)
+            return len(history[1].content) <= bare + room
+
+        [trajectory] = agentcf.play(env, [episode], MEMORIES, Scripted(), fits, CONFIG)
+        told[room] = trajectory.prompt[1].content[bare:].split("\n")[1:]
+    assert told[1000] == [
+        "u likes: red nail polish care",
+        "1 is: hair dryer Beauty > Care good",
+        "2 is: blue nail polish Beauty > Care",
+        "4 is: face cream Beauty > Care good",
+    ]
+    assert told[120] == [told[1000][0], *(" ".join(line.split()[:6]) for line in told[1000][1:])]
+    assert told[40] == told[1000][:1]
+    assert told[20] == ["u likes: red nail"]
+    assert told[0] == []
+
+
+def test_what_items_have_learned_is_cut_like_what_they_say():
+    prompt = remind(environment(), doubles.episode(), MEMORIES, 6, 1)[1].content
+    assert "u likes: LEARNED TASTE\n" in prompt and "\n2 is: blue; liked for: LEARNED\n" in prompt
+
+
 def test_junk_is_a_malformed_terminal():
-    [trajectory] = agentcf.play(environment(), train(), Memories(), Scripted(scores="blah\nblah"), CONFIG)
+    junk = Scripted(scores="blah\nblah")
+    [trajectory] = agentcf.play(environment(), train(), Memories(), junk, always, CONFIG)
     assert (trajectory.stop_reason, trajectory.rewards) == ("malformed_terminal", [-0.2])
     assert np.isnan(trajectory.scores).all()
 

@@ -1,13 +1,16 @@
 """The Bayes scorer knows the pool rule: without evidence its posterior is exactly what the rule says."""
 
 import dataclasses
+import types
 
+import doubles
 import numpy as np
 import pytest
 
 from mma_jax.agents import bayes
 from mma_jax.data.world import DEFAULT, World
-from mma_jax.types import Case, Episode
+from mma_jax.envs.environment import Environment, Options
+from mma_jax.types import FAMILIES, Case, Episode
 
 NOTHING = (False, False, False)
 RULE = np.array([0.4, 0.3, 0.2, 0.1])
@@ -55,3 +58,29 @@ def test_values_cover_every_evidence_within_the_mask(world):
     table = bayes.values(world, {}, [Episode("e", case, 0, 2, "no_image", "lomo", True)])
     assert set(table) == {(case.mask, (t, False, b)) for t in (False, True) for b in (False, True)}
     assert table[(case.mask, NOTHING)] == min(table.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "route"),
+    [
+        ({"summary_tokens": 16}, ["Analyze_Text", "Score_Candidates"]),
+        ({"summary_tokens": 2}, ["Analyze_Text", "Analyze_Image", "Score_Candidates"]),
+        ({"summaries": "none"}, ["Analyze_Text", "Analyze_Image", "Score_Candidates"]),
+    ],
+)
+def test_the_optimal_router_knows_of_the_mask_what_the_prompt_shows(options, route, monkeypatch):
+    """Only text survives, and a summary of two tokens says no more than that text does: so an image may be there."""
+    families = ("text_only", "cold_user")
+    table = {
+        (FAMILIES[family], evidence): 0.2 * sum(evidence)
+        for family in families
+        for evidence in np.ndindex(2, 2, 2)
+        if all(m or not e for m, e in zip(FAMILIES[family], evidence, strict=True))
+    }
+    monkeypatch.setattr(bayes, "values", lambda *_: table)
+    monkeypatch.setattr(bayes, "posterior", lambda *_: np.full((1, 4), 0.25))
+    train = [doubles.episode(family=family) for family in families]
+    context = types.SimpleNamespace(train=train, world=None, distributions={})
+    env = Environment(doubles.evidence(), Options(context=8192, **options))
+    [trajectory] = bayes.optimal_router(context)(env, train[:1])
+    assert [turn.tool for turn in trajectory.turns] == route

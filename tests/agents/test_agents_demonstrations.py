@@ -28,6 +28,11 @@ def environment(**options):
     return Environment(doubles.evidence(), Options(**{"context": 8192, **options}), CHAT.count)
 
 
+def by_users(episodes):
+    """The same, each of another user."""
+    return [dataclasses.replace(episode, user=n) for n, episode in enumerate(episodes)]
+
+
 def turns(sequence):
     return [
         TOKENIZER.show(sequence.tokens[sequence.turn == n]).removesuffix("<end>") for n in range(len(sequence.rewards))
@@ -58,16 +63,33 @@ def test_a_demonstration_is_what_a_player_would_have_lived_through(family, summa
     assert lived.trajectory.stop_reason == "scored"
 
 
-def test_every_tool_is_shown_alike():
-    """Seven families of three episodes each: text answers in four of them, the graph in two, images in one."""
-    env = environment()
-    episodes = [doubles.episode(family=family) for family in FAMILIES for _ in range(3)]
-    shown = demonstrate(env, episodes, CHAT, teacher(env, [], settings()))
-    found = [tool for tool, _ in shown]
-    assert [found.count(t) for t in ("Analyze_Text", "Retrieve_Graph", "Analyze_Image")] == [12, 6, 3]
-    balanced = demonstrations.balance(shown, 9)
-    tools = {id(sequence): tool for tool, sequence in shown}
-    assert [sum(tools[id(s)] == t for s in balanced) for t in sorted(set(found))] == [3, 3, 3]
+def test_every_tool_is_shown_alike_and_by_every_family():
+    """Seven families of four episodes each: text answers in four of them, the graph in two, images in one."""
+    env, asked = environment(), []
+    families = [by_users([doubles.episode(family=family)] * 4) for family in FAMILIES]
+
+    def shown():
+        for one in demonstrate(env, demonstrations.in_turn(families), CHAT, teacher(env, [], settings())):
+            asked.append(one.tool)
+            yield one
+
+    every = list(shown())
+    assert [asked.count(t) for t in ("Analyze_Text", "Retrieve_Graph", "Analyze_Image")] == [16, 8, 4]
+    asked.clear()
+    balanced = demonstrations.balance(shown(), 9)
+    tool_of = {one.sequence.family: one.tool for one in every}
+    assert sorted(tool_of[one.family] for one in balanced) == sorted(3 * [*{*tool_of.values()}])
+    by_tool = [[one.family for one in balanced if tool_of[one.family] == tool] for tool in sorted({*tool_of.values()})]
+    assert [len(set(found)) for found in by_tool] == [1, 3, 2]  # image, text, graph
+    assert len(asked) < len(every)  # enough is enough
+
+
+def test_families_in_turn_begin_with_different_users():
+    families = [by_users([doubles.episode(family=family)] * 6) for family in ("full", "no_text", "text_only")]
+    order = demonstrations.in_turn([*families[:2], families[2][:3]])
+    assert [episode.family for episode in order[:6]] == ["full", "no_text", "text_only"] * 2
+    assert [episode.user for episode in order[:6]] == [0, 2, 2, 1, 3, 0]
+    assert len(order) == 15 and [episode.family for episode in order[9:]] == ["full", "no_text"] * 3
 
 
 def test_expert_switches_after_null_and_stops_at_an_answer():
@@ -192,8 +214,23 @@ def test_evidence_that_leads_nowhere_is_not_scored():
         train.append(
             doubles.episode(family="text_only", pool=tuple(pool), history=(0,), target=target, scores=[1, 0.6, 0.3, 0])
         )
-    assert (teacher(env, train, settings("train_targets", l2=10.0))(heard(env, train[0])) == 0).all()
-    assert teacher(env, planted(), settings("train_targets", l2=10.0))(heard(env, planted()[0])).any()
+    config = settings("train_targets", l2=10.0)
+    assert (teacher(env, by_users(train), config)(heard(env, train[0])) == 0).all()
+    assert teacher(env, by_users(planted()), config)(heard(env, planted()[0])).any()
+
+
+def test_what_a_user_took_is_not_tested_on_what_it_was_learned_from(monkeypatch):
+    """Families share users and targets; each has an odd number of episodes here."""
+    env, fits, fitted = environment(), [], demonstrations._fitted
+    train = [dataclasses.replace(e, family=family) for family in ("text_only", "full") for e in by_users(planted(7))]
+
+    def fit(heard, train, config):
+        fits.append({episode.user for episode in train})
+        return fitted(heard, train, config)
+
+    monkeypatch.setattr(demonstrations, "_fitted", fit)
+    teacher(env, train, settings("train_targets"))
+    assert sorted(map(sorted, fits)) == [[0, 1, 2, 3, 4, 5, 6], [0, 2, 4, 6], [1, 3, 5]]
 
 
 def test_levels_mean_the_same_in_every_pool():

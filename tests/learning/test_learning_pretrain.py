@@ -150,8 +150,32 @@ def test_a_few_steps_learn(encoder, model):
 
 
 def test_gates_measure_what_is_right(encoder, model):
-    """A model that always says one number is right exactly as often as that number is asked for."""
-    graph, parameters = nnx.split(nnx.clone(model))
-    found = pretrain.make_gates(graph, encoder, 2, 7)(parameters)
-    assert set(found) >= {"match", "count", "lookup", "scoring"}
-    assert all(0 <= share <= 1 for share in found.values())
+    """A model that always says one token is right exactly as often as that is asked for."""
+    always = nnx.clone(model)
+    silent = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: 0 * leaf if "kernel" in jax.tree_util.keystr(path) else leaf, nnx.state(always)
+    )
+    nnx.update(always, silent)
+    (one,) = encoder.tokenizer.encode('":1,"')
+    table = np.zeros(always.embed_tokens.embedding[...].shape, np.float32)
+    table[:, 0], table[one, 0] = 1.0, 2.0  # every token is alike to it, and likest to this one
+    always.embed_tokens.embedding.set_value(jax.numpy.asarray(table))
+    graph, parameters = nnx.split(always)
+    found = pretrain.make_gates(graph, encoder, 4, 7)(parameters)
+
+    def share(number, skill, kind, answer):
+        rng = np.random.default_rng([7, number])
+        asked = [pretrain._fitting(encoder, skill, rng, curriculum.EASY).asked for _ in range(4)]
+        targets = np.concatenate([one.target[one.kind == pretrain.KINDS.index(kind)] for one in asked])
+        return round(float((targets == answer).mean()), 4)
+
+    def twenty(rng, stage):
+        return curriculum.scoring(rng, stage, 20)
+
+    expected = {
+        "match": share(0, curriculum.match, "word", 0),  # no word's number is that token, so all are alike: the first
+        "count": share(1, curriculum.reading, "total", 1),
+        "scoring": share(3, twenty, "map", one),
+    }
+    assert {name: found[name] for name in expected} == expected
+    assert all(0 < value < 1 for value in expected.values())

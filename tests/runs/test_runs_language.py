@@ -37,6 +37,9 @@ def test_what_training_could_not_hold_is_told_before_any_work(tmp_path):
     config.model.lengths = "512,4096"
     with pytest.raises(InputError, match="ends at 4096, and an episode may have 8192"):
         check(config)
+    config.model.lengths, config.sampler.slots = "", "1024"
+    with pytest.raises(InputError, match=r"slots ends at 1024, and 100 candidates .* take \d+ tokens: add 8192"):
+        check(config)
     (tmp_path / "config.json").write_text("{}")
     config.model.path = str(tmp_path)
     with pytest.raises(InputError, match=r"no tokenizer\.json"):

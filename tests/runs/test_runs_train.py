@@ -139,6 +139,15 @@ def test_what_a_grammar_cannot_write_is_told_before_any_training(config, tmp_pat
     assert not (tmp_path / "train" / "MMA-SFT").exists()
 
 
+@pytest.mark.parametrize("method", ["MMA-Auto", "MMA-Pooled"])
+def test_more_prompts_than_a_family_has_episodes_are_refused_before_any_training(method, config, tmp_path):
+    config = config.copy_and_resolve_references()
+    config.methods, config.ppo.prompts = method, 61  # of 60 training targets, of which some are for queries
+    with pytest.raises(InputError, match=r"ppo\.prompts=61 is more than the \d\d episodes of \w+ to train on"):
+        train.run(config, tmp_path, dry_run=False)
+    assert not list((tmp_path / "train").iterdir())
+
+
 def test_nobody_looks_at_query_episodes_where_there_are_none(trained, config):
     blind = config.copy_and_resolve_references()
     blind.ppo.query = 0
@@ -154,6 +163,12 @@ def test_support_and_query_share_no_user(trained, config):
     assert not users[0] & users[1]
     assert 0.6 < len(users[0]) / len(users[0] | users[1]) < 0.95
     assert set(support) == set(query)
+
+
+def test_every_family_teaches(trained, config):
+    trainer = train.Trainer(experiment(config, trained), Language(config))
+    shown = trainer.demonstrations(interactive=False)
+    assert {one.family for one in shown} == set(trainer.split(support=True)) and len(shown) <= config.sft.episodes
 
 
 def test_natural_mixture_by_hand():
@@ -195,6 +210,20 @@ def test_agentcf_plays_with_its_memories(config, trained):
     [played] = play(made.environment("test", "ooma"), made.episodes("test", "ooma")[:1])
     assert len(played.turns) == 1
     assert Cell(made.dataset.name, "ooma", "AgentCF", 0)
+
+
+def test_agentcf_tells_what_the_context_has_room_for(config, tmp_path):
+    """The environment fills the context with 20 candidates; eight words of each would not fit beside them."""
+    config = config.copy_and_resolve_references()
+    config.agentcf.interactions, config.pool.size, config.sampler.slots = 2, 20, "512,1024"
+    made = experiment(config, tmp_path)
+    env, episodes = made.environment("test", "ooma"), made.episodes("test", "ooma")
+    agents = Agents(made)
+    play, chat = agents.player("AgentCF", 0), agents.trainer.language.chat
+    for played in play(env, [episode for episode in episodes if episode.family == "text_only"][:2]):
+        assert len(chat.open(played.prompt)) + env.budget(20).scores <= config.env.context
+        told = [line.split(": ")[1].split() for line in played.prompt[1].content.splitlines() if " is: " in line]
+        assert len(told) == 20 and max(map(len, told)) < config.agentcf.words
 
 
 def test_a_tokenizer_of_another_checkpoint_is_refused(config, checkpoint, tmp_path):
