@@ -36,7 +36,10 @@ def open_workdir(path: str, config: ConfigDict, dry_run: bool) -> Path:
             f"{directory} holds a run without config.json, which says with what settings: put it back, or choose "
             "another --workdir"
         )
-    if known.exists() and any(path != known for path in directory.iterdir()):  # or else the input before was wrong
+    checksum = directory / "data.sha256"
+    # the data's checksum alone: the input before was wrong, and nothing was made with it
+    started = directory.is_dir() and any(path not in (known, checksum) for path in directory.iterdir())
+    if known.exists() and started:
         try:
             saved = json.loads(known.read_text(encoding="utf-8"))
         except ValueError:
@@ -52,6 +55,8 @@ def open_workdir(path: str, config: ConfigDict, dry_run: bool) -> Path:
     if not dry_run:
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            if not started:
+                checksum.unlink(missing_ok=True)
             write_atomically(known, json.dumps(settings, indent=2))
         except OSError as error:
             raise InputError(f"cannot write to {directory}: {error.strerror}; choose another --workdir") from error

@@ -34,7 +34,9 @@ def test_work_goes_on_with_its_own_settings_alone(tmp_path):
     open_workdir(str(tmp_path), base(), dry_run=False)
     other = base()
     other.pool.size = 7
+    (tmp_path / "data.sha256").write_text("of data that did not go with the settings")
     open_workdir(str(tmp_path), other, dry_run=False)  # nothing was made with the first ones
+    assert not (tmp_path / "data.sha256").exists()
     (tmp_path / "prepared").mkdir()
     with pytest.raises(InputError, match=r"other settings \(pool\.size\)"):
         open_workdir(str(tmp_path), base(), dry_run=False)
