@@ -30,7 +30,6 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.dim = 64
     config.reg = 3e-2  # of the batch's vectors, mean over its rows; on Amazon Baby 1e-1 is better still, 1e-3 far worse
-    config.history = 50  # items that stand for a user without training interactions
     config.batch = 2048
     config.lr = 1e-3
     config.epochs = 200

@@ -36,7 +36,6 @@ def get_config() -> ConfigDict:
     config.dim = 64
     config.layers = 2  # K
     config.reg = 1e-3  # of the batch's layer-0 vectors, mean over its rows
-    config.history = 50  # items that stand for a user without training interactions
     config.batch = 2048
     config.lr = 1e-3
     config.epochs = 500
