@@ -10,8 +10,8 @@ NDCG@10 over 3,000 episodes, means of seeds 0, 1 and 2: First-stage and RuleRout
 MMA-SFT .292 (.293, .290, .293), MMA-Auto .292 (.294, .293, .288), Bayes .347; ReAct .245 in an earlier run. Both agents
 beat RuleRouter-Fuse (1.19 times, p < 1e-22 after Holm); none of their calls fail, in 2.0 turns. MMA-Auto is not above
 MMA-SFT: its expected NDCG@10 is .0007 below (.0002 to .0012). PPO gains .0015 at the fusion weight that its reward has,
-.5, and validation chooses .15 to .25. SFT has since been shown families with several modalities too; notebooks/LOG.md has the
-details.
+.5, and validation chooses .15 to .25. SFT has since been shown families with several modalities too;
+notebooks/LOG.md has the details.
 """
 
 from mma_jax.config import generated_world
