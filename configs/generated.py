@@ -7,11 +7,11 @@ to validate and test a method and a seed. On one H100, with 512 episodes an iter
 episodes of PPO 4:30.
 
 NDCG@10 over 3,000 episodes, means of seeds 0, 1 and 2: First-stage and RuleRouter-Fuse .246, Evidence-linear .291,
-MMA-SFT .292 (.293, .290, .293), MMA-Auto .292 (.294, .293, .288), Bayes .347; ReAct .245 in an earlier run. Both agents
-beat RuleRouter-Fuse (1.19 times, p < 1e-22 after Holm); none of their calls fail, in 2.0 turns. MMA-Auto is not above
-MMA-SFT: its expected NDCG@10 is .0007 below (.0002 to .0012). PPO gains .0015 at the fusion weight that its reward has,
-.5, and validation chooses .15 to .25. SFT has since been shown families with several modalities too;
-notebooks/LOG.md has the details.
+MMA-SFT .292 (.293, .290, .293), MMA-Auto .292 (.294, .293, .288), Bayes .347; ReAct .246, where validation gives it no
+weight at all. MMA-Interactive, seed 0 alone: .293; it does not ask. The agents beat RuleRouter-Fuse (1.19 times, p <
+1e-22 after Holm); of their calls at most .1% fail, in 2.0 turns. MMA-Auto is not above MMA-SFT: its expected NDCG@10 is
+.0007 below (.0002 to .0012). PPO gains .0015 at the fusion weight that its reward has, .5, and validation chooses .15
+to .25. SFT has since been shown families with several modalities too; notebooks/LOG.md has the details.
 """
 
 from mma_jax.config import generated_world
