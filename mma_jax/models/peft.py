@@ -88,7 +88,7 @@ def read_peft(folder: str | os.PathLike) -> dict[str, Update]:
         keys = set(file.keys())
         names = {key.removesuffix(A) for key in keys if key.endswith(A)}
         tensors.check_names({name + part for name in names for part in (A, B)}, keys, folder, ignored=())
-        for name in names:
+        for name in sorted(names):
             down, up = (file.get_tensor(name + part).astype(np.float32) for part in (A, B))
             if not (down.ndim == up.ndim == 2 and len(down) == up.shape[1] == rank):
                 raise InputError(f"{folder}: {name} is {up.shape} x {down.shape}, {SETTINGS} says that r is {rank}")
