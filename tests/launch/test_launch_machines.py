@@ -86,7 +86,8 @@ def test_slurm_goes_back_into_the_queue_after_a_preemption(tmp_path):
         assert (ran.returncode, ran.stdout) == (code, said), ran.stderr
 
 
-def test_gpus_one_process_or_one_each():
+def test_gpus_one_process_or_one_each(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     one = launch("gpus", "--gpus=4", "--print_only", *REST).stdout.splitlines()
     assert len(one) == 1 and "--distributed" not in one[0] and "CUDA_VISIBLE_DEVICES" not in one[0]
     each = launch("gpus", "--each", "--gpus=4", "--print_only", *REST).stdout.splitlines()
