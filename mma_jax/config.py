@@ -187,7 +187,8 @@ def base() -> ConfigDict:
     config.pretrain.seed = 0
     config.pretrain.start = ""  # folder of an earlier L0-tiny to go on from; empty: from nothing
     config.pretrain.begin = 0.0  # share of the curriculum that is skipped, for what goes on
-    config.pretrain.vocab_size = 2600  # at most
+    config.pretrain.words = 0  # of the data's catalog that are learned beside the generated language's, at most
+    config.pretrain.vocab_size = 2600  # at most, without these
     config.pretrain.width = 128
     config.pretrain.layers = 6
     config.pretrain.heads = 4
@@ -215,11 +216,17 @@ def generated_world(preset: str = "default") -> ConfigDict:
     """What configs/demo.py and configs/generated.py share: the generated world, agents on the embedded L0-tiny."""
     config = base()
     config.world = world_knobs(preset)
-    config.pool.size = 20
     config.images.encoder = "tiny"
     config.images.vocabulary = "world"
     config.graph.source = "copurchases"  # sampled from what behaviour shows; the interactions would show all
     config.graph.decay = 1.0  # the order of interactions means nothing here
+    play_l0_tiny(config)
+    return config
+
+
+def play_l0_tiny(config: ConfigDict) -> None:
+    """Agents on L0-tiny over pools of 20, its size: how it reads, plays and learns (notebooks/LOG.md)."""
+    config.pool.size = 20
     config.env.count = "model"
     config.env.summary_tokens = 2  # a marker and a word: the rest comes from the tools, and short prompts are fast
     config.model.lora_targets = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"  # see notebooks/LOG.md
@@ -245,7 +252,6 @@ def generated_world(preset: str = "default") -> ConfigDict:
     config.ppo.b2 = 0.98
     config.ppo.warmup = 20
     config.ppo.decay = True
-    return config
 
 
 def world_knobs(preset: str = "default") -> ConfigDict:

@@ -127,6 +127,16 @@ class TextStore:
         """
         return list(itertools.chain.from_iterable(self._query_words(item) for item in history[-max_items:]))
 
+    def common(self) -> list[str]:
+        """All words, those of most items first; of as many, those of an earlier field (a title's before others')."""
+        slots = np.repeat(np.arange(len(self.distinct_starts) - 1), np.diff(self.distinct_starts))
+        items, fields = np.divmod(slots, len(FIELDS))
+        pairs = np.unique(np.stack([self.distinct_words, items]), axis=1)
+        counts = np.bincount(pairs[0], minlength=len(self.vocabulary))
+        first = np.full(len(self.vocabulary), len(FIELDS))
+        np.minimum.at(first, self.distinct_words, fields)
+        return [self.vocabulary[word] for word in np.lexsort((first, -counts))]
+
     def save(self, directory: str | os.PathLike) -> None:
         """Writes the store to a folder, replacing what was there."""
         names = ("words", "starts", "distinct_words", "distinct_starts", "idf")

@@ -11,13 +11,14 @@
     schema   one line of JSON that calls the tool asked for, by its name or by the mark of what it reads
 
 The texts have the environment's own forms (JSON of tools, candidate lines, score maps) and the words of the generated
-world's language, drawn at random: no catalogue, user, pool, route or reward is in them, and a document never goes on
-from a tool call to a score.
+world's language, or those and a catalog's, drawn at random: no item, user, pool, route or reward is in them, and a
+document never goes on from a tool call to a score.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -35,13 +36,13 @@ from mma_jax.features.tags import MOVIE_GENRES
 LEVELS = (1, 2, 3, 4, 6, 8, 11, 15, 20)
 """A sum of numbers becomes a level 0..9: how many of these it reaches. Exact for small sums, coarse for large ones."""
 
-_SYNONYMS = tuple(tuple(line.split()) for lines in LEXICON.values() for line in lines)
+SYNONYMS = tuple(tuple(line.split()) for lines in LEXICON.values() for line in lines)
 _LOOKS = tuple(word for words in ATTRIBUTES.values() for word in words)
 _PLAIN = (*PRODUCTS, *DEPARTMENTS, *FILLERS, *_LOOKS, *(word.lower() for word in MOVIE_GENRES if word.isalpha()))
 
 TOPICS: tuple[tuple[str, ...], ...] = (
-    *_SYNONYMS,
-    *((word,) for word in dict.fromkeys(_PLAIN) if all(word not in topic for topic in _SYNONYMS)),
+    *SYNONYMS,
+    *((word,) for word in dict.fromkeys(_PLAIN) if all(word not in topic for topic in SYNONYMS)),
 )
 """Words of one meaning, each word once; those with synonyms first."""
 
@@ -53,6 +54,9 @@ at the end, the entry's handle."""
 
 MOST = 21
 """Entries of a document."""
+
+EACH = 9
+"""Topics with synonyms, and as many without, that a document of texts has."""
 
 SAID = {
     WORD: [f" {n}" for n in range(10)],
@@ -88,6 +92,12 @@ class Stage:
 
     numbers: float  # how large the numbers are; 0: all are 1
     synonyms: float  # share of documents that use several words of one meaning; in the others a word is itself
+    words: tuple[str, ...] = ()  # of a catalog, that stand where the language's words without synonyms would
+
+    @functools.cached_property
+    def topics(self) -> tuple[tuple[str, ...], ...]:
+        """Words of one meaning; those with synonyms first."""
+        return (*SYNONYMS, *((word,) for word in self.words)) if self.words else TOPICS
 
 
 EASY = Stage(0.0, 0.0)
@@ -115,8 +125,8 @@ class _World:
         if image:
             pool = [(word,) for word in _LOOKS]
         else:  # half of them with synonyms, or these would be rare
-            plain = len(_SYNONYMS) + rng.choice(len(TOPICS) - len(_SYNONYMS), 9, replace=False)
-            pool = [TOPICS[n] for n in (*rng.choice(len(_SYNONYMS), 9, replace=False), *plain)]
+            plain = len(SYNONYMS) + rng.choice(len(stage.topics) - len(SYNONYMS), EACH, replace=False)
+            pool = [stage.topics[n] for n in (*rng.choice(len(SYNONYMS), EACH, replace=False), *plain)]
         rng.shuffle(pool)
         if rng.random() >= stage.synonyms:
             pool = [(topic[rng.integers(len(topic))],) for topic in pool]
@@ -242,7 +252,7 @@ def scoring(rng: np.random.Generator, stage: Stage, size: int = 0) -> Document:
     size = size or _size(rng)
     answer, levels = _answer(_draw(rng, stage), size)
     options = Options()
-    opening = [Said("system", system_message(options, toolbox(options))), Said("user", _candidates(rng, size))]
+    opening = [Said("system", system_message(options, toolbox(options))), Said("user", _candidates(rng, stage, size))]
     return [*(opening if rng.random() < 0.4 else []), answer, Said("assistant", score_map(levels))]
 
 
@@ -252,7 +262,7 @@ def taken(rng: np.random.Generator, stage: Stage) -> Document:
     numbers = rng.integers(0, (6, 12, 24)[rng.integers(3)], size).tolist()
     near = [rng.choice(size, rng.integers(0, 3), replace=False) + 1 for _ in range(10)]
     mentions = np.bincount(np.concatenate([np.zeros(1, int), *near]).astype(int), minlength=size + 1)[1:]
-    titles = [" ".join(TOPICS[i][0] for i in rng.choice(len(TOPICS), 4)) for _ in near]
+    titles = [_words(rng, stage, 4) for _ in near]
     neighbors = [{"title": t, "near": [str(h) for h in n.tolist()]} for t, n in zip(titles, near, strict=True)]
     writer, alone = _Writer('{"taken":{'), [level(number) for number in numbers]
     for handle, (number, own) in enumerate(zip(numbers, alone, strict=True), start=1):
@@ -262,15 +272,19 @@ def taken(rng: np.random.Generator, stage: Stage) -> Document:
     return [Said("tool", writer.text, tuple(writer.thoughts)), Said("assistant", score_map(levels.tolist()))]
 
 
-def _candidates(rng: np.random.Generator, size: int) -> str:
+def _candidates(rng: np.random.Generator, stage: Stage, size: int) -> str:
     """Candidate lines as the environment writes them."""
     marker, ranks = list(MARKERS.values())[rng.integers(3)], rng.permutation(size) + 1
     lines = []
     for handle, rank in enumerate(ranks, start=1):
-        words = " ".join(TOPICS[i][0] for i in rng.choice(len(TOPICS), rng.integers(0, 5)))
+        words = _words(rng, stage, rng.integers(0, 5))
         summary = f" {marker}{words}" if words else ""
         lines.append(f"{handle} {rank} {f'{rng.random():.2f}'.lstrip('0')}{summary}")
     return "Candidates: handle, first-stage rank, first-stage score, summary\n" + "\n".join(lines)
+
+
+def _words(rng: np.random.Generator, stage: Stage, count: int) -> str:
+    return " ".join(stage.topics[i][0] for i in rng.choice(len(stage.topics), count))
 
 
 def schema(rng: np.random.Generator, stage: Stage) -> Document:
@@ -300,7 +314,7 @@ def schema(rng: np.random.Generator, stage: Stage) -> Document:
     asked = f"Read {MARKERS[mark]}" if mark and rng.random() < 0.5 else f"Call {name}"
     return [
         Said("system", system_message(options, toolbox(options))),
-        Said("user", f"{_candidates(rng, size)}\n{asked}{detail}"),
+        Said("user", f"{_candidates(rng, stage, size)}\n{asked}{detail}"),
         Said("assistant", _dumps({"tool": name, "args": calls[name]})),
     ]
 

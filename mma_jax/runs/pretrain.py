@@ -1,5 +1,8 @@
 """config.run = pretrain: makes L0-tiny, the embedded base model, from generated text (DESIGN §7).
 
+With --config.pretrain.words=N the N commonest words of the data's catalog become tokens beside the generated
+language's: started from the embedded one, a few hundred steps make an L0-tiny that reads that dataset's texts.
+
 Writes DIR/l0_tiny, a Hugging Face folder (config.json, model.safetensors, tokenizer.model, tokenizer_config.json) with
 notes.json beside it: command, settings, time, curve, gates. `--config.model.path=DIR/l0_tiny` uses it; the one in
 `mma_jax/assets` was made so.
@@ -14,18 +17,21 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
 from mma_jax.data.disk import write_atomically
-from mma_jax.learning import interrupts, pretrain, vocabulary
+from mma_jax.features import text
+from mma_jax.learning import curriculum, interrupts, pretrain, vocabulary
 from mma_jax.learning.checkpoint import Checkpoints, room
 from mma_jax.learning.panel import Panel
 from mma_jax.learning.state import create, stop_if_stuck
 from mma_jax.models.convert import load_llama, save_llama
 from mma_jax.models.llama import Llama, LlamaConfig
 from mma_jax.models.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from mma_jax.runs.prepare import experiment
 from mma_jax.runs.workdir import check_room, used
 from mma_jax.types import InputError
 
@@ -51,22 +57,23 @@ def run(config, directory: Path, dry_run: bool) -> None:
         return
     started = time.time()
     before = _notes_of(settings.start)
+    words = catalog_words(config, directory)
     if not (folder / "tokenizer_config.json").exists():
         train_tokenizer(
             folder,
-            vocabulary.corpus(),
-            vocabulary.symbols(),
+            vocabulary.corpus(words),
+            vocabulary.symbols(words),
             vocabulary.CONTROL,
-            settings.vocab_size,
+            settings.vocab_size + 2 * len(words),  # alone and behind a blank
             vocabulary.TEMPLATE,
         )
     encoder = pretrain.Encoder(load_tokenizer(folder))
     model = blank(settings, encoder)
     if settings.start:
-        take_over(model, encoder.tokenizer, Path(settings.start))
+        take_over(model, encoder.tokenizer, Path(settings.start), settings.seed)
     graph, parameters = nnx.split(model)
-    trained, curve = train(graph, parameters, encoder, config, directory / "train" / "L0-tiny")
-    gates = pretrain.make_gates(graph, encoder, GATE_ROWS, GATE_SEED)(trained)
+    trained, curve = train(graph, parameters, encoder, config, directory / "train" / "L0-tiny", words)
+    gates = pretrain.make_gates(graph, encoder, GATE_ROWS, GATE_SEED, words)(trained)
     save_llama(nnx.merge(graph, trained), folder)
     notes = {
         "command": " ".join(["python -m mma_jax.main", *(a for a in sys.argv[1:] if not a.startswith("--workdir"))]),
@@ -84,6 +91,25 @@ def run(config, directory: Path, dry_run: bool) -> None:
         print(
             f"  note: {', '.join(n for n in GATES if gates[n] < settings.gate)} below the gate of {settings.gate:.0%}"
         )
+
+
+def catalog_words(config, directory: Path) -> tuple[str, ...]:
+    """The data's commonest words, at most `config.pretrain.words`, that mean nothing else to the curriculum.
+
+    Raises:
+        InputError: there are too few to fill a document.
+    """
+    if not config.pretrain.words:
+        return ()
+    catalog = experiment(config, directory).dataset.catalog
+    store = text.build(catalog, np.ones(len(catalog), bool))
+    found = vocabulary.known(store.common(), config.pretrain.words)
+    if len(found) < curriculum.EACH:
+        raise InputError(
+            f"config.pretrain.words={config.pretrain.words}: the data's texts give {len(found)} words, and a document "
+            f"needs {curriculum.EACH}; raise it, or set it to 0 to learn none"
+        )
+    return found
 
 
 def _notes_of(start: str) -> dict:
@@ -118,9 +144,9 @@ def blank(settings, encoder: pretrain.Encoder) -> Llama:
     return model
 
 
-def take_over(model: Llama, tokenizer: Tokenizer, start: Path) -> None:
-    """Give `model` the weights in `start`. The tokenizers may differ: a token has the row of the same piece, a new one
-    keeps the row it was made with.
+def take_over(model: Llama, tokenizer: Tokenizer, start: Path, seed: int = 0) -> None:
+    """Give `model` the weights in `start`. The tokenizers may differ: a token has the row of the same piece, a new word
+    one that is drawn as if it had been learned, any other keeps the row it was made with.
 
     Raises:
         InputError: the weights have other shapes.
@@ -128,15 +154,23 @@ def take_over(model: Llama, tokenizer: Tokenizer, start: Path) -> None:
     earlier = load_llama(start)
     if dataclasses.replace(earlier.config, vocab_size=model.config.vocab_size) != model.config:
         raise InputError(f"config.pretrain.start={start}: its weights have other shapes; set config.pretrain alike")
-    rows = {piece: row for row, piece in enumerate(load_tokenizer(start).pieces())}
-    found = [(row, rows[piece]) for row, piece in enumerate(tokenizer.pieces()) if piece in rows]
-    mine, theirs = np.array(found).T
-    table = model.embed_tokens.embedding[...].at[mine].set(earlier.embed_tokens.embedding[...][theirs])
-    earlier.embed_tokens.embedding.set_value(table)
+    rows, pieces = {piece: row for row, piece in enumerate(load_tokenizer(start).pieces())}, tokenizer.pieces()
+    theirs = np.array([rows.get(piece, -1) for piece in pieces])
+    table, learned = np.array(model.embed_tokens.embedding[...]), theirs >= 0
+    table[learned] = np.asarray(earlier.embed_tokens.embedding[...])[theirs[learned]]
+    pretrain.draw_alike(table, pieces, learned, np.random.default_rng(seed))
+    earlier.embed_tokens.embedding.set_value(jnp.asarray(table))
     nnx.update(model, nnx.state(earlier))
 
 
-def train(graph: nnx.GraphDef, parameters: nnx.State, encoder: pretrain.Encoder, config, directory: Path):
+def train(
+    graph: nnx.GraphDef,
+    parameters: nnx.State,
+    encoder: pretrain.Encoder,
+    config,
+    directory: Path,
+    words: tuple[str, ...] = (),
+):
     """Trained parameters, and the curve [[step, loss], ...]. Goes on from the last checkpoint if there is one.
 
     Raises:
@@ -147,7 +181,7 @@ def train(graph: nnx.GraphDef, parameters: nnx.State, encoder: pretrain.Encoder,
     state = create(parameters, optimizer)
     check_room(directory, room(state, KEEP) - used(directory))
     step = pretrain.make_step(graph, optimizer, encoder.said)
-    gates = pretrain.make_gates(graph, encoder, GATE_ROWS // 3, GATE_SEED)
+    gates = pretrain.make_gates(graph, encoder, GATE_ROWS // 3, GATE_SEED, words)
     checkpoints, panel = Checkpoints(directory / "checkpoints", KEEP), Panel(directory, config.alarms)
     start, state, extra = checkpoints.latest(state) or (0, state, {"panel": 0, "curve": []})
     panel.rewind(extra["panel"], start)
@@ -155,7 +189,7 @@ def train(graph: nnx.GraphDef, parameters: nnx.State, encoder: pretrain.Encoder,
     with interrupts.deferred() as stopping:
         for done in tqdm(range(start + 1, settings.steps + 1), initial=start, total=settings.steps, desc="pretrain"):
             progress = settings.begin + (1 - settings.begin) * (done - 1) / settings.steps
-            batches = pretrain.make_batches(encoder, settings.seed, done - 1, progress)
+            batches = pretrain.make_batches(encoder, settings.seed, done - 1, progress, words)
             state, figures = step(state, batches)
             stop_if_stuck(state, settings.nonfinite_limit, _by_name(batches), directory)
             losses.append(figures["loss"])

@@ -158,6 +158,15 @@ def test_query_takes_recent_items_without_their_descriptions():
     assert store.query(history[:0]) == []
 
 
+def test_common_words_are_those_of_most_items_then_of_earlier_fields(store):
+    # blue, nail, polish, opi, nails, hair, beauty and red are in several items; curio, comb, green, unsold in one title
+    words = store.common()
+    assert words[0] == "beauty"  # in four items; red is in a title and a description of one item: it counts once
+    assert words[1:6] == ["blue", "nail", "polish", "red", "hair"]  # titles' first, in order of the alphabet
+    assert words[6:8] == ["nails", "opi"] and set(words[8:13]) == {"comb", "curio", "green", "shampoo", "unsold"}
+    assert sorted(words) == store.vocabulary
+
+
 def test_saved_store_is_the_same(store, tmp_path):
     store.save(tmp_path / "text")
     store.save(tmp_path / "text")  # replaces

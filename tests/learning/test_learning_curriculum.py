@@ -58,6 +58,19 @@ def test_scoring_answers_are_sums_over_meanings():
         assert list(scored["args"]["scores"]) == list(answer["items"])
 
 
+@pytest.mark.parametrize("skill", ["scoring", "taken", "schema"])
+def test_a_catalogs_words_stand_where_those_without_synonyms_would(skill):
+    catalog = ("film", "1995", "noir", "war", "k9", "love", "heat", "ransom", "vertigo", "psycho", "twister")
+    stage = Stage(1.0, 0.0, catalog)
+    plain = {topic[0] for topic in TOPICS if len(topic) == 1}
+    found = {w for d in documents(skill, stage=stage) for said in d for w in re.findall(r"\w+", said.text.lower())}
+    assert found >= set(catalog)
+    looks = {word for topic in curriculum.ATTRIBUTES.values() for word in topic}  # tags, whatever the catalog
+    system = set(re.findall(r"\w+", system_message(Options(interactive=True), toolbox(Options())).lower()))
+    said = {"title", "description", "category", "profile", "items", "call", "read", "text", "image", "for"}
+    assert not (found & plain) - looks - system - said - set(catalog)
+
+
 def test_lookup_shows_what_it_asks_for():
     for answer, scored in documents("lookup"):
         numbers = [int(n) for n in re.findall(r',"score":(\d+)', answer.text)]

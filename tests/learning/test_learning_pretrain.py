@@ -179,3 +179,28 @@ def test_gates_measure_what_is_right(encoder, model):
     }
     assert {name: found[name] for name in expected} == expected
     assert all(0 < value < 1 for value in expected.values())
+
+
+def test_new_words_are_drawn_as_if_they_had_been_learned():
+    rng = np.random.default_rng(0)
+    plain = [topic[0] for topic in curriculum.TOPICS if len(topic) == 1]
+    fresh = [f"word{n}" for n in range(4000)]
+    pieces = [form for word in (*plain, *fresh) for form in (word, f"\u2581{word}")] + ["<new>", "alone"]
+    scale, center, shift = np.array([0.5, 1.0, 0.1, 2.0]), np.array([1.0, -1.0, 0.0, 3.0]), np.array([0.2, 0, 0, -0.4])
+    table = np.zeros((len(pieces), 4), np.float32)
+    learned = np.arange(len(pieces)) < 2 * len(plain)
+    centers = center + scale * rng.normal(size=(len(plain), 4))
+    table[learned] = np.stack([centers - shift / 2, centers + shift / 2], 1).reshape(-1, 4)
+    before = table.copy()
+    pretrain.draw_alike(table, pieces, learned, np.random.default_rng(1))
+    assert (table[learned] == before[learned]).all() and (table[-2:] == 0).all()
+    drawn = table[2 * len(plain) : -2].reshape(-1, 2, 4)
+    np.testing.assert_allclose(drawn[:, 1] - drawn[:, 0], np.tile(shift, (len(fresh), 1)), atol=1e-5)
+    np.testing.assert_allclose(drawn.mean((0, 1)), centers.mean(0), atol=0.1)
+    np.testing.assert_allclose(np.cov(drawn.mean(1).T), np.cov(centers.T), atol=0.25)
+
+
+def test_without_learned_words_new_ones_keep_their_rows():
+    table = np.ones((2, 4), np.float32)
+    pretrain.draw_alike(table, ["new", "\u2581new"], np.zeros(2, bool), np.random.default_rng(0))
+    assert (table == 1).all()

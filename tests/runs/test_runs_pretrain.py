@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from flax import nnx
+from leakage import shop
 
 from mma_jax.config import base
 from mma_jax.learning import pretrain, vocabulary
@@ -76,6 +77,36 @@ def test_a_run_goes_on_from_another(tmp_path):
     config.pretrain.start = str(tmp_path)
     with pytest.raises(InputError, match=r"no config\.json"):
         run.run(config, tmp_path / "other", dry_run=False)
+
+
+def test_a_catalogs_words_become_tokens_and_are_practised(tmp_path):
+    config = shop(tmp_path, 0).config
+    config.images.encoder = "none"
+    config.pretrain.update(dict(start=str(L0_TINY), begin=0.9, steps=1, words=40))
+    words = run.catalog_words(config, tmp_path)
+    assert {"apple", "thing3", "kind1"} <= set(words)
+    run.run(config, tmp_path, dry_run=False)
+    tokenizer, embedded = load_tokenizer(tmp_path / "l0_tiny"), load_tokenizer(L0_TINY)
+    long = [word for word in words if len(word) > 1]
+    assert all(len(tokenizer.encode(f"{blank}{word}")) == 1 for word in long for blank in ("", " "))
+    assert all(len(embedded.encode(word)) > 1 for word in ("apple", "thing3", "kind1"))
+    assert load_llama(tmp_path / "l0_tiny").config.vocab_size == tokenizer.vocab_size > embedded.vocab_size
+    made = json.loads((tmp_path / "l0_tiny" / "notes.json").read_text())
+    assert made["gates"]["match"] > 0.7  # what it knows of words holds for those it has never seen
+
+
+@pytest.mark.parametrize("words", [5, 5000])
+def test_texts_of_too_few_words_are_refused(tmp_path, words):
+    config = shop(tmp_path, 0).config
+    config.images.encoder = "none"
+    table = tmp_path / "data0" / "shop" / "shop.item"
+    if words == 5000:
+        header, *rows = table.read_text().splitlines()
+        blank = ["\t".join([row.partition("\t")[0], "alpine", "", ""]) for row in rows]
+        table.write_text("\n".join([header, *blank]))
+    config.pretrain.update(dict(words=words, steps=1))
+    with pytest.raises(InputError, match=f"give {5 if words == 5 else 0} words"):
+        run.run(config, tmp_path, dry_run=False)
 
 
 def test_words_keep_their_rows_when_the_tokenizer_changes(tmp_path):
