@@ -9,8 +9,9 @@ is a picture, TABLE.svg. Further --config.key=value go to mma_jax.main; a folder
 so give the same for every table, or another --workdir.
 
 On generated data (demo, generated) the agents play on the embedded L0-tiny. It reads generated words alone, so on real
-data agents play only with --config.model.path=FOLDER (a Llama in Hugging Face's format) or --agents=l0_tiny, which runs
-L0-tiny all the same; the model and its size then stand beside the figures.
+data agents play only with --config.model.path=FOLDER (a Llama in Hugging Face's format, or an L0-tiny that
+--config.run=pretrain made with the catalog's words) or --agents=l0_tiny, which runs the embedded one all the same; the
+model and its size then stand beside the figures.
 """
 
 from __future__ import annotations
@@ -77,9 +78,9 @@ def parse(words: list[str]) -> argparse.Namespace:
         raise InputError(f"--agents={asked.agents}: one of auto, l0_tiny, none")
     data = plan.DATASETS[asked.dataset]
     if data.real and not asked.data_root:
-        raise InputError(f"{asked.dataset} needs --data_root=DIR, the folder that holds {asked.dataset}/")
-    if data.real and not (Path(asked.data_root) / asked.dataset).is_dir():
-        raise InputError(f"--data_root={asked.data_root}: no folder {asked.dataset} in it")
+        raise InputError(f"{asked.dataset} needs --data_root=DIR, the folder that holds {data.folder}/")
+    if data.real and not (Path(asked.data_root) / data.folder).is_dir():
+        raise InputError(f"--data_root={asked.data_root}: no folder {data.folder} in it")
     asked.settings = (*([f"--config.data.root={Path(asked.data_root).resolve()}"] if data.real else []), *settings)
     return asked
 

@@ -68,19 +68,24 @@ TABLES: dict[str, Table] = {
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A dataset: its file in configs/, and whether it has to be given a folder (`real`) or makes itself."""
+    """A dataset: its file in configs/, with a preset or not, and the data's folder; "" if it makes itself."""
 
     config: str
-    real: bool = True
+    folder: str = ""
+
+    @property
+    def real(self) -> bool:
+        return bool(self.folder)
 
 
 DATASETS: dict[str, Data] = {
-    "demo": Data("demo.py", real=False),
-    "generated": Data("generated.py", real=False),
-    "ml-100k": Data("ml100k.py"),
-    "amazon-beauty": Data("amazon_beauty.py"),
-    "amazon-sports": Data("amazon_sports.py"),
-    "amazon-baby": Data("amazon_baby.py"),
+    "demo": Data("demo.py"),
+    "generated": Data("generated.py"),
+    "ml-100k": Data("ml100k.py", "ml-100k"),
+    "ml-100k-small": Data("ml100k.py:small", "ml-100k"),
+    "amazon-beauty": Data("amazon_beauty.py", "amazon-beauty"),
+    "amazon-sports": Data("amazon_sports.py", "amazon-sports"),
+    "amazon-baby": Data("amazon_baby.py", "amazon-baby"),
 }
 
 TIMES: dict[tuple[str, str], str] = {

@@ -1,6 +1,7 @@
 """The paper's tables by their scripts: what they would run, what they refuse, and one for real on the demo world."""
 
 import os
+import runpy
 import subprocess
 import sys
 import types
@@ -46,7 +47,10 @@ def test_every_table_has_a_builder_and_a_script():
     for name in plan.TABLES:
         text = (SCRIPTS / f"{name}.sh").read_text()
         assert f'run.sh" {name} "$@"' in text and os.access(SCRIPTS / f"{name}.sh", os.X_OK)
-    assert all((ROOT / "configs" / data.config).is_file() for data in plan.DATASETS.values())
+    for data in plan.DATASETS.values():
+        file, _, preset = data.config.partition(":")
+        config = runpy.run_path(ROOT / "configs" / file)["get_config"](*filter(None, [preset]))
+        assert config.data.name == data.folder
 
 
 def test_methods_and_protocols_are_known():
