@@ -50,7 +50,7 @@ def test_every_table_has_a_builder_and_a_script():
     for data in plan.DATASETS.values():
         file, _, preset = data.config.partition(":")
         config = runpy.run_path(ROOT / "configs" / file)["get_config"](*filter(None, [preset]))
-        assert config.data.name == data.folder
+        assert config.data.name == (data.folder or "generated")
 
 
 def test_methods_and_protocols_are_known():
