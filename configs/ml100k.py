@@ -50,6 +50,8 @@ def _small(config):
     config.sft.steps = 300
     config.ppo.iterations = 30
     config.ppo.query_every, config.ppo.query = 30, 50
+    config.pretrain.start = "mma_jax/assets/l0_tiny"
+    config.pretrain.words, config.pretrain.steps = 7000, 0
 
 
 def _agents(config):

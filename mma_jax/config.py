@@ -196,7 +196,7 @@ def base() -> ConfigDict:
     config.pretrain.head_dim = 64
     config.pretrain.rope_theta = 1e8  # slow rotations, so that words match at any distance
     config.pretrain.hidden = 352
-    config.pretrain.steps = 2500
+    config.pretrain.steps = 2500  # 0, with start and words: only new words are added
     config.pretrain.muon_rate = 0.02
     config.pretrain.adam_rate = 5e-4  # at 3e-3 a word's two forms drift apart, and matching is learned word by word
     config.pretrain.weight_decay = 0.0

@@ -46,8 +46,11 @@ def save_file(arrays: Mapping[str, np.ndarray], path: pathlib.Path, metadata: di
         OSError: the disk is full or the like.
     """
     part = path.with_name(f"{path.name}.part")
+    part.touch()
+    usual = part.stat().st_mode  # safetensors 0.8 leaves files that nobody else may read
     try:
         safetensors.numpy.save_file(dict(arrays), part, metadata=metadata)
+        part.chmod(usual)
     except SafetensorError as error:
         if (found := re.search(r"os error (\d+)", str(error))) is None:
             raise

@@ -1,7 +1,7 @@
 """config.run = pretrain: makes L0-tiny, the embedded base model, from generated text (DESIGN §7).
 
 With --config.pretrain.words=N the N commonest words of the data's catalog become tokens beside the generated
-language's: started from the embedded one, a few hundred steps make an L0-tiny that reads that dataset's texts.
+language's. Started from mma_jax/assets/l0_tiny no step is needed for that: what compares words holds for new ones.
 
 Writes DIR/l0_tiny, a Hugging Face folder (config.json, model.safetensors, tokenizer.model, tokenizer_config.json) with
 notes.json beside it: command, settings, time, curve, gates. `--config.model.path=DIR/l0_tiny` uses it; the one in
@@ -72,7 +72,9 @@ def run(config, directory: Path, dry_run: bool) -> None:
     if settings.start:
         take_over(model, encoder.tokenizer, Path(settings.start), settings.seed)
     graph, parameters = nnx.split(model)
-    trained, curve = train(graph, parameters, encoder, config, directory / "train" / "L0-tiny", words)
+    trained, curve = parameters, []
+    if settings.steps:
+        trained, curve = train(graph, parameters, encoder, config, directory / "train" / "L0-tiny", words)
     gates = pretrain.make_gates(graph, encoder, GATE_ROWS, GATE_SEED, words)(trained)
     save_llama(nnx.merge(graph, trained), folder)
     notes = {

@@ -15,3 +15,10 @@ def test_a_full_disk_is_an_error_of_the_disk_and_leaves_the_old_file(tmp_path):
     assert caught.value.filename == str(path)
     with tensors.open_file(path) as file:
         assert file.get_tensor("a").tolist() == [0, 1, 2]
+
+
+def test_whoever_may_read_other_files_may_read_weights(tmp_path):
+    tensors.save_file({"a": np.zeros(3, np.float32)}, tmp_path / "a.safetensors")
+    (tmp_path / "other").write_text("")
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+    assert not (tmp_path / "a.safetensors.part").exists()
