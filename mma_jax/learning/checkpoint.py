@@ -1,7 +1,8 @@
 """Checkpoints of everything a run needs to go on as if it had never stopped (DESIGN §6.13, §6.16).
 
 Orbax writes a checkpoint under a temporary name, renames it when it is whole and only then deletes an older one, so
-one that was cut short, by a kill or by a full disk, is never picked up and costs none of the others. A log that is only
+one that was cut short, by a kill or by a full disk, is never picked up and costs none of the others. A kill during that
+deletion leaves a part of an older one: it is not picked up either, and goes with the next save. A log that is only
 appended to is continued from the length that the checkpoint remembers.
 """
 
@@ -35,14 +36,14 @@ class Checkpoints:
     def __init__(self, directory: Path | str, keep: int):
         self.directory = Path(directory).absolute()
         policies = ocp.training.preservation_policies
-        last_and_best = [policies.LatestN(keep), policies.BestN(get_metric_fn=_figure, n=1)]
+        best = policies.BestN(get_metric_fn=_figure, n=1, keep_checkpoints_without_metrics=False)
         context = ocp.Context()
         context.checkpointables.registry = ocp.handlers.local_registry()
         context.checkpointables.registry.add(ocp.handlers.JsonHandler, checkpointable_name="extra")
         self._checkpointer = ocp.training.Checkpointer(
             self.directory,
             context=context,
-            preservation_policy=policies.AnyPreservationPolicy(last_and_best),
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
             cleanup_tmp_directories=True,
         )
 
@@ -146,8 +147,8 @@ def _disk_error(error: BaseException | None) -> int | None:
     return None
 
 
-def _figure(metrics: dict[str, float]) -> float:
-    return metrics["figure"]
+def _figure(metrics: dict[str, float] | None) -> float:
+    return -math.inf if metrics is None else metrics["figure"]  # None: half deleted
 
 
 def _named(tree: Any) -> dict[str, Any]:

@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import jax.numpy as jnp
 import learning_fixture as fixture
@@ -59,6 +61,25 @@ def test_half_written_checkpoints_are_never_picked_up(tmp_path):
     assert again.latest(small(0))[0] == 1
     again.save(2, small(5), {})
     assert again.latest(small(0))[1]["a"].tolist() == [5, 5, 5]
+
+
+PARTS = ("_CHECKPOINT_METADATA", "arrays", "extra", "metrics")
+
+
+@pytest.mark.parametrize("left", [*([part] for part in PARTS), [], PARTS[:-1], PARTS[1:]], ids=str)
+def test_half_deleted_checkpoints_are_never_picked_up_and_go_with_the_next(tmp_path, left):
+    """What a kill leaves that came when an older checkpoint was being deleted."""
+    checkpoints = Checkpoints(tmp_path, 3)
+    for step, figure in enumerate([0.1, 0.9, 0.2], 1):
+        checkpoints.save(step, small(step), {}, figure)
+    assert {path.name for path in (tmp_path / "1").iterdir()} >= set(PARTS)
+    for path in (tmp_path / "1").iterdir():
+        if path.name not in left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = Checkpoints(tmp_path, 2)
+    assert again.latest(small(0))[0] == 3 and again.best(small(0))[0] == 2
+    again.save(4, small(4), {}, 0.3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3", "4"]
 
 
 @pytest.mark.parametrize("other", [state("k_proj"), small(0), {"a": jnp.zeros(3, jnp.int32)}])
