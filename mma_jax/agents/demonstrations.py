@@ -153,14 +153,13 @@ def expert(rate: Rating, limit: int) -> Policy:
 
 
 def transcribe(trajectory: Trajectory, chat: Chat) -> sequences.Sequence:
-    """A scripted trajectory as if the player had sampled it: each text and its end token are actions."""
+    """A scripted trajectory as if the player had sampled it: each text and its end are actions."""
     transcript = Transcript()
     transcript.read(chat.open(trajectory.prompt))
     for n, turn in enumerate(trajectory.turns):
-        end, *between = chat.reply(Message("tool", turn.observation), closed=False)
-        said = [*chat.tokenizer.encode(turn.text), end]
+        said = [*chat.tokenizer.encode(turn.text), *chat.end]
         transcript.write(n, said, [0.0] * len(said), [False] * len(said))
-        transcript.read(between)
+        transcript.read(chat.reply(Message("tool", turn.observation), closed=True))
     return transcript.sequence(trajectory.episode, trajectory.rewards)
 
 

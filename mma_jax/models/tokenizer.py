@@ -1,8 +1,8 @@
 """Tokenizers in their public files, and a chat that only ever grows by token ids.
 
 A folder has `tokenizer.json` (Llama 3: read by transformers) or `tokenizer.model` (Vicuna, our own: read by
-sentencepiece), and a chat template in `chat_template.jinja` or `tokenizer_config.json`. The end token has to stand
-right behind what an assistant says: Llama 2's own template, which writes a blank between, is refused.
+sentencepiece), and a chat template in `chat_template.jinja` or `tokenizer_config.json`. Between what an assistant
+says and its end token there may be blanks, as in Llama 2's own template, but nothing else.
 """
 
 from __future__ import annotations
@@ -148,6 +148,8 @@ class Chat:
     contents without, so that no title can end a message. An observation is a message of role "tool" or, where the
     template refuses that, "user".
 
+    `end`: the ids behind what an assistant says, the last of which is the end token; others are blanks.
+
     Raises:
         InputError: the template cannot render system, user, assistant and an observation, in this order.
     """
@@ -166,9 +168,10 @@ class Chat:
         self._before_system, self._before_user, _, between = pieces
         self._generation = tokenizer.encode_control(self._opening_end())
         self._next = tokenizer.encode_control(rest)
-        # a completion brings its own end token, or lacks it
-        self._end, self._between = between[:1], between[1:]
-        if not self._end or self._end[0] not in tokenizer.stop_ids:
+        length = next((n for n, token in enumerate(between, 1) if token in tokenizer.stop_ids), 0)
+        # a completion brings its own end, or lacks it
+        self.end, self._between = between[:length], between[length:]
+        if not length or tokenizer.decode(self.end).strip():
             raise InputError(
                 "the chat template does not write the tokenizer's end token right behind an assistant's message; "
                 "give one that does"
@@ -211,9 +214,9 @@ class Chat:
 
         Args:
             message: what the environment answered.
-            closed: the completion ended with its end token; if it was cut off, the end token comes first here.
+            closed: the completion ended with its end token; if it was cut off, its end comes first here.
         """
-        return [*([] if closed else self._end), *self._between, *self._encode(message.content), *self._next]
+        return [*([] if closed else self.end), *self._between, *self._encode(message.content), *self._next]
 
     def count(self, text: str) -> int:
         """Tokens of a text, for the environment's budgets."""

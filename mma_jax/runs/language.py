@@ -32,7 +32,7 @@ from mma_jax.models.tokenizer import Chat, load_tokenizer
 from mma_jax.runs import aot, hosts
 from mma_jax.sampling.grammar import Grammar, compile_grammar
 from mma_jax.sampling.sampler import Sampler
-from mma_jax.types import Episode, InputError, Message, Trajectory
+from mma_jax.types import Episode, InputError, Trajectory
 
 BLOCK = 16  # rows the sampler computes at a time where there is no accelerator
 
@@ -124,9 +124,8 @@ class Language:
 
     @functools.cache  # noqa: B019 - compiled once for an environment's options
     def _grammar(self, chosen: Options) -> Grammar:
-        end, *_ = self.chat.reply(Message("tool", ""), closed=False)
         size, room = self.config.pool.size, self.config.sampler.max_new
-        made = compile_grammar(self.tokenizer, end, toolbox(chosen), size, self.base.config.vocab_size)
+        made = compile_grammar(self.tokenizer, self.chat.end[-1], toolbox(chosen), size, self.base.config.vocab_size)
         scores = json.dumps(
             {"tool": TERMINAL, "args": {"scores": dict.fromkeys(handles(size), 0)}}, separators=(",", ":")
         )

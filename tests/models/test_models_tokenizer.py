@@ -5,7 +5,9 @@ import random
 import shutil
 
 import byte_pairs
+import jinja2
 import pytest
+import sentencepiece
 from hostile_fixture import damaged, reads_or_refuses
 
 from mma_jax.learning import vocabulary
@@ -53,12 +55,15 @@ def grown(chat, tokenizer):
     """Ids of a conversation of two turns, grown as the player grows them."""
     ids = chat.open(HISTORY)
     for said, heard in (("Try text.", "Null"), ("Done.", "Scored.")):
-        ids += [*tokenizer.encode(said), tokenizer.stop_ids[-1]]
+        ids += [*tokenizer.encode(said), *chat.end]
         ids += chat.reply(Message("tool", heard), closed=True)
     return ids
 
 
-def test_chat_grown_by_ids_equals_the_template_rendered_at_once(llama3):
+@pytest.mark.parametrize("template", [LLAMA3, LLAMA3.replace("<|eot_id|>", "  \n<|eot_id|>")], ids=["own", "blanks"])
+def test_chat_grown_by_ids_equals_the_template_rendered_at_once(llama3_folder, template):
+    llama3 = load_tokenizer(llama3_folder)
+    llama3.template = llama3._tokenizer.chat_template = template
     said = [
         Message("assistant", "Try text."),
         Message("tool", "Null"),
@@ -122,12 +127,49 @@ def test_template_without_tools_gets_the_observation_as_the_user(llama3):
 
 
 def test_an_end_that_is_not_right_behind_the_message_is_refused(llama3):
-    original, llama3.template = llama3.template, LLAMA3.replace("<|eot_id|>", " <|eot_id|>")
+    original = llama3.template
     try:
-        with pytest.raises(InputError, match="right behind an assistant's message; give one"):
-            Chat(llama3)
+        for template in (LLAMA3.replace("<|eot_id|>", " so<|eot_id|>"), LLAMA3.replace("<|eot_id|>", "\n")):
+            llama3.template = template
+            with pytest.raises(InputError, match="right behind an assistant's message; give one"):
+                Chat(llama3)
     finally:
         llama3.template = original
+
+
+LLAMA2 = (
+    "{% if messages[0]['role'] == 'system' %}{% set rest, system = messages[1:], messages[0]['content'] %}{% endif %}"
+    "{% for m in rest %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate') }}"
+    "{% endif %}{% if loop.index0 == 0 %}{% set said = '<<SYS>>\\n' + system + '\\n<</SYS>>\\n\\n' + m['content'] %}"
+    "{% else %}{% set said = m['content'] %}{% endif %}{% if m['role'] == 'user' %}"
+    "{{ bos_token + '[INST] ' + said | trim + ' [/INST]' }}{% elif m['role'] == 'assistant' %}"
+    "{{ ' ' + said | trim + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+"""What Llama 2's template writes: the system message inside the first user message, a blank before the end token."""
+
+
+def test_llama_2s_template_on_its_kind_of_tokenizer(tmp_path):
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([TEXT, "[INST] <<SYS>> <</SYS>> [/INST]", "Try text. Done. Scored."] * 20),
+        model_prefix=str(tmp_path / "tokenizer"),
+        vocab_size=340,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    settings = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "chat_template": LLAMA2}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", **settings}))
+    tokenizer = load_tokenizer(tmp_path)
+    chat = Chat(tokenizer)
+    assert chat.end == [*tokenizer.encode(" "), *tokenizer.stop_ids] and len(chat.end) > 1
+    said = [*HISTORY, Message("assistant", "Try text."), Message("user", "Null"), Message("assistant", "Done.")]
+    messages = [{"role": m.role, "content": m.content} for m in (*said, Message("user", "Scored."))]
+    at_once = jinja2.Environment().from_string(LLAMA2).render(messages=messages, **tokenizer.names)
+    pieces = tokenizer.pieces()
+    text = "".join(pieces[i] for i in grown(chat, tokenizer)).replace("\u2581", " ").replace("<0x0A>", "\n")
+    assert "".join(text.split()) == "".join(at_once.split())  # sentencepiece writes a blank before each part
 
 
 def test_bad_folders_are_refused_in_one_line(tmp_path):
