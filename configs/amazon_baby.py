@@ -8,12 +8,32 @@ Took 2:15 minutes and 0.8 GB on 2 cores. Expect recall@100 of .19; NDCG@10 .164 
 Evidence-linear, which makes use of how often candidates were taken.
 """
 
-from mma_jax.config import base
+from mma_jax.config import base, play_l0_tiny
+from mma_jax.types import InputError
 
 
-def get_config():
+def get_config(preset="default"):
     config = base()
     config.data.source = "atomic"
     config.data.name = "amazon-baby"
     config.graph.decay = 1.0  # the order of interactions means nothing here
+    if preset == "small":
+        _small(config)
+    elif preset != "default":
+        raise InputError(f"configs/amazon_baby.py has no preset {preset!r}: known are default, small")
     return config
+
+
+def _small(config):
+    play_l0_tiny(config)
+    config.methods = "scripted,ReAct,MMA-SFT,MMA-Auto"
+    config.seeds = "0,1,2"
+    config.protocols = config.eval.language_protocols = "ooma"
+    config.episodes.train, config.episodes.valid, config.episodes.test = 8000, 1500, 3000
+    config.env.context = 2048
+    config.model.lengths = "384,512,2048"
+    config.eval.fit_episodes = config.sft.fit_episodes = 10_000
+    config.sft.episodes = 4000
+    config.sft.steps = 400
+    config.ppo.iterations = 40
+    config.ppo.query_every, config.ppo.query = 40, 200
