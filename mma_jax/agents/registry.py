@@ -7,6 +7,7 @@ A method is made from a `Context` (training episodes and what may be known befor
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -91,11 +92,11 @@ def _rank_only(context: Context):
     return lambda env, episodes: fitted(episodes)
 
 
-def _popularity(context: Context):
+def _popularity(context: Context, sign: int = 1):
     def scores(env: Environment, episodes: list[Episode]):
         graph = env.evidence.graph
         counts = graph.popularity if graph is not None else np.zeros(1 + max(e.case.pool.max() for e in episodes))
-        return [controls.popularity_scores(e.case, counts) for e in episodes]
+        return [sign * controls.popularity_scores(e.case, counts) for e in episodes]
 
     return scores
 
@@ -109,6 +110,7 @@ METHODS: dict[str, Method] = {
     "Reverse-rank": Method(scorer(_reverse_rank), fused=False),
     "Rank-only": Method(scorer(_rank_only), fused=False),
     "Popularity": Method(scorer(_popularity), fused=False),
+    "Reverse-popularity": Method(scorer(functools.partial(_popularity, sign=-1)), fused=False),
     "RuleRouter-Fuse": Method(policy(lambda c: routers.rule_router(overlap.fused))),
     "Router-StopAtFirst": Method(policy(lambda c: routers.router(routers.until_first_success, overlap.fused))),
     "RuleRouter-Peek": Method(policy(lambda c: routers.router(routers.peeked, overlap.fused))),

@@ -22,6 +22,8 @@ MEANING = {
     "rank_only": "a scorer fitted on rank and s0 alone must not beat the first stage (lower bound, worst family)",
     "popularity": "popularity alone must not be the best ranking where behaviour is observed (lower bound of its "
     "NDCG@10 gain over evidence, worst family)",
+    "inverse_popularity": "the least popular first must not beat the first stage where behaviour is observed (lower "
+    "bound of the NDCG@10 gain, worst family)",
     "self_edges": "targets found among the interactions that built their own evidence",
     "recall_gap": "largest difference between train and test recall@B of a source",
     "mask_peeking": "strict prompts that change when only the hidden mask changes",
@@ -83,6 +85,14 @@ def popularity(dataset: str, seen: list[Episode], counts: np.ndarray, evidence: 
     popular = np.stack([popularity_scores(e.case, counts) for e in seen])
     gains = gain(seen, popular, evidence, config.eval.bootstrap)
     return worst("popularity", dataset, gains, config.audit.ndcg_tolerance)
+
+
+def inverse_popularity(dataset: str, seen: list[Episode], counts: np.ndarray, config) -> dict:
+    """The reverse of popularity (counts int [I]) against the first stage."""
+    first = np.stack([e.case.scores for e in seen]).astype(float)
+    unpopular = -np.stack([popularity_scores(e.case, counts) for e in seen])
+    gains = gain(seen, unpopular, first, config.eval.bootstrap)
+    return worst("inverse_popularity", dataset, gains, config.audit.ndcg_tolerance)
 
 
 def self_edges(dataset: str, views: Iterable[tuple[np.ndarray, np.ndarray, Iterable[Episode]]]) -> dict:

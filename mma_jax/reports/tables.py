@@ -18,6 +18,7 @@ ROLES = {
     "Reverse-rank": "control",
     "Rank-only": "control",
     "Popularity": "control",
+    "Reverse-popularity": "control",
     "RuleRouter-Fuse": "control",
     "Router-StopAtFirst": "control",
     "RuleRouter-Peek": "control",

@@ -81,14 +81,18 @@ def forbidden(made: Experiment) -> list[tuple[Episode, np.ndarray]]:
 
 
 def popularity(made: Experiment, fit: list[Episode], seen: list[Episode]) -> list[dict]:
-    """Popularity against Evidence-linear on the episodes `seen` with behaviour; no row without any."""
+    """Popularity against Evidence-linear, and its reverse against the first stage, on the episodes `seen` with
+    behaviour; no row without any."""
     if not seen:
         return []
     scorer = evidence_linear.fit(made.environment("train", "ooma"), fit, routers.rule_router)
     env, batch = made.environment("test", "ooma"), made.config.eval.batch
     played = play(routers.rule_router(scorer), env, seen, batch, "audit: Evidence-linear")
     counts = made.view("test").graph.popularity
-    return [audit.popularity(made.dataset.name, seen, counts, judge.fused_scores(played, 0.0), made.config)]
+    return [
+        audit.popularity(made.dataset.name, seen, counts, judge.fused_scores(played, 0.0), made.config),
+        audit.inverse_popularity(made.dataset.name, seen, counts, made.config),
+    ]
 
 
 def fingerprints(made: Experiment, users: np.ndarray, items: np.ndarray) -> dict[str, str]:

@@ -102,3 +102,18 @@ def test_self_edges_counts_pairs():
     known, nothing = (np.array([0, 1]), np.array([1, 1])), (np.empty(0, int), np.empty(0, int))
     assert audit.self_edges("d", [(*known, episodes)])["value"] == 1
     assert audit.self_edges("d", [(*nothing, episodes), (*known, episodes)])["value"] == 1
+
+
+def test_pools_that_single_the_target_out_as_unpopular_fail():
+    counts, config = np.arange(200), base()
+    rng = np.random.default_rng(0)
+    pools = [np.sort(rng.choice(200, 10, replace=False)) for _ in range(100)]
+    for place, sound in ((0, False), (9, True)):  # of the target among the pool's counts; the first stage is at random
+        seen = []
+        for n, pool in enumerate(pools):
+            scores = rng.random(10).astype(np.float32)
+            ranks = np.argsort(np.argsort(-scores)).astype(np.int32) + 1
+            case = Case(pool.astype(np.int32), scores, ranks, np.array([], np.int32), (False, False, True))
+            seen.append(Episode(str(n), case, n, int(pool[place]), "behavior_only", "ooma", True))
+        row = audit.inverse_popularity("shop", seen, counts, config)
+        assert row["pass"] == sound and (row["value"] > 0.3) != sound
