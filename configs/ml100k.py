@@ -14,7 +14,7 @@ rank as the first stage does (seed 0, 300 test episodes: MMA-SFT and MMA-Auto .1
 took 46 minutes on 2 cores beside other work, without ReAct. With --config.model.path a Llama that reads plays.
 """
 
-from mma_jax.config import base, play_l0_tiny
+from mma_jax.config import base
 from mma_jax.types import InputError
 
 
@@ -27,32 +27,11 @@ def get_config(preset="default"):
     config.images.vocabulary = "movie_genres"
     config.episodes.train, config.episodes.valid, config.episodes.test = 1000, 300, 600
     config.episodes.per_user = 5  # in any tenth of the calendar few of the 943 users are active, but they rate a lot
-    presets = {"default": lambda config: None, "agents": _agents, "small": _small}
-    if preset not in presets:
-        raise InputError(f"configs/ml100k.py has no preset {preset!r}: known are {', '.join(presets)}")
-    presets[preset](config)
+    if preset == "agents":
+        _agents(config)
+    elif preset != "default":
+        raise InputError(f"configs/ml100k.py has no preset {preset!r}: known are default, agents")
     return config
-
-
-def _small(config):
-    play_l0_tiny(config)
-    config.methods = "scripted,ReAct,MMA-SFT,MMA-Auto"
-    config.seeds = "0,1,2"
-    config.protocols = config.eval.language_protocols = "ooma"
-    config.pool.negatives = "popularity"  # or who has memorised which items are popular leads, see README.md
-    config.data.split = "per_user"  # of the 943 users, 153 are active in the tenth of the calendar that trains
-    config.episodes.train, config.episodes.valid, config.episodes.test = 3000, 500, 1000
-    config.env.context = 2048
-    config.model.lengths = "512,640,896,2048"
-    config.sampler.slots = "512,640,896,1280,2048"
-    config.sampler.chunks = "32,192,320,576"
-    config.eval.fit_episodes = config.sft.fit_episodes = 10_000
-    config.sft.episodes = 2400
-    config.sft.steps = 300
-    config.ppo.iterations = 30
-    config.ppo.query_every, config.ppo.query = 30, 50
-    config.pretrain.start = "mma_jax/assets/l0_tiny"
-    config.pretrain.words, config.pretrain.steps = 7000, 0
 
 
 def _agents(config):

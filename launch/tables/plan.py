@@ -82,10 +82,10 @@ DATASETS: dict[str, Data] = {
     "demo": Data("demo.py"),
     "generated": Data("generated.py"),
     "ml-100k": Data("ml100k.py", "ml-100k"),
-    "ml-100k-small": Data("ml100k.py:small", "ml-100k"),
     "amazon-beauty": Data("amazon_beauty.py", "amazon-beauty"),
     "amazon-sports": Data("amazon_sports.py", "amazon-sports"),
     "amazon-baby": Data("amazon_baby.py", "amazon-baby"),
+    "amazon-baby-small": Data("amazon_baby.py:small", "amazon-baby"),
 }
 
 TIMES: dict[tuple[str, str], str] = {
