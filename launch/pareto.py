@@ -35,12 +35,8 @@ _COSTS = flags.DEFINE_string("costs", "0,-0.005,-0.01,-0.02,-0.05,-0.1", "Reward
 PRICED = ("Optimal-router", *(name for name, recipe in RECIPES.items() if recipe.start))
 """Methods that adapt to the price of a call."""
 
-BLIND = (
-    "Reverse-rank",
-    "Rank-only",
-    "Popularity",
-    "Reverse-popularity",
-)  # call nothing and read nothing: First-stage stands for them
+BLIND = ("Reverse-rank", "Rank-only", "Popularity", "Reverse-popularity")
+"""Methods that call nothing and read nothing: First-stage stands for them."""
 
 CALLS, NDCG = "evidence_calls", "ndcg@10"
 

@@ -1,7 +1,10 @@
-"""config.run = pretrain: makes L0-tiny, the embedded base model, from generated text (DESIGN §7).
+r"""config.run = pretrain: makes L0-tiny, the embedded base model, from generated text (DESIGN §7).
 
 With --config.pretrain.words=N the N commonest words of the data's catalog become tokens beside the generated
-language's. Started from mma_jax/assets/l0_tiny no step is needed for that: what compares words holds for new ones.
+language's. No step is needed for that: what compares words holds for new ones.
+
+    python -m mma_jax.main --config=configs/ml100k.py --config.data.root=DATA --workdir=DIR --config.run=pretrain \
+        --config.pretrain.start=mma_jax/assets/l0_tiny --config.pretrain.words=7000 --config.pretrain.steps=0
 
 Writes DIR/l0_tiny, a Hugging Face folder (config.json, model.safetensors, tokenizer.model, tokenizer_config.json) with
 notes.json beside it: command, settings, time, curve, gates. `--config.model.path=DIR/l0_tiny` uses it; the one in
