@@ -78,6 +78,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "agentcf.interactions": (0, ANY),
     "agentcf.words": (1, ANY),
     "agentcf.max_new": (1, ANY),
+    "pretrain.words": (0, ANY),
+    "pretrain.begin": (0, 1),
+    "pretrain.steps": (0, ANY),
+    "pretrain.checkpoint_every": (1, ANY),
 } | {
     f"baselines.{one.settings}.{key}": bounds
     for one in BASELINES.values()

@@ -26,6 +26,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from mma_jax.data.disk import write_atomically
+from mma_jax.evaluation.checks import check_settings
 from mma_jax.features import text
 from mma_jax.learning import curriculum, interrupts, pretrain, vocabulary
 from mma_jax.learning.checkpoint import Checkpoints, room
@@ -50,6 +51,7 @@ KEEP = 2  # checkpoints
 
 def run(config, directory: Path, dry_run: bool) -> None:
     settings, folder = config.pretrain, directory / "l0_tiny"
+    check_settings(config)
     if dry_run:
         print(
             f"pre-train a Llama, {settings.layers} layers of width {settings.width}, {settings.steps} steps: {folder}"
