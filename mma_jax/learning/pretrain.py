@@ -215,7 +215,7 @@ def draw_alike(table: np.ndarray, pieces: list[str], learned: np.ndarray, rng: n
     are on average. Rows are changed in place.
 
     What compares words then holds for new ones at once: with 7,000 words of ml-100k 99% of matches and 92% of scores
-    were right before any step (84% and 52% with rows of `tie_forms`), and 300 steps made neither better.
+    were right before any step (84% and 52% with rows of `tie_forms`); after 300 steps 99% and 89%.
 
     table: float32 [V, width]. pieces [V]: each token's text. learned: bool [V], which rows stay.
     """
