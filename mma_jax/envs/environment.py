@@ -74,7 +74,7 @@ class Environment:
         self.tools = toolbox(options)
         self._count = functools.lru_cache(_COUNTS_REMEMBERED)(count_tokens)
         self._writer = PromptWriter(evidence, options, self.tools, self._count)
-        self._renderer = Renderer(self._count)
+        self._renderer = Renderer(count_tokens)  # answers are remembered below, so their counts need not be
         self.budget = functools.cache(self._budget)
         self._prompt = functools.lru_cache(_CASES_REMEMBERED)(self._write_prompt)
         self._answer = functools.lru_cache(_ANSWERS_REMEMBERED)(self._call_tool)

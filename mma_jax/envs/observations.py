@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import itertools
 import json
@@ -27,7 +28,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Renderer:
-    """Writes answers; remembers how each entry (an item's text, its tags) reads and how long it is.
+    """Writes answers; remembers how each entry (an item's text, its tags) reads.
 
     Args:
         count_tokens: str -> its number of tokens.
@@ -35,7 +36,7 @@ class Renderer:
 
     def __init__(self, count_tokens: Callable[[str], int]):
         self._count = count_tokens
-        self._measure = functools.lru_cache(_REMEMBERED)(self._write_entry)
+        self._write_entry = functools.lru_cache(_REMEMBERED)(_write_entry)
 
     def render(self, result: dict[str, Any] | None, tokens: int, words: int, description: int) -> str:
         """Compact JSON of at most `tokens` tokens on one line, or "Null".
@@ -48,7 +49,7 @@ class Renderer:
         Args:
             result: a tool's JSON-able answer; None is Null. Its last list or map is the one that is shortened;
                 another beside "profile" is left out if it would take more than half of the budget.
-            tokens: the budget; parts are counted one by one, which a tokenizer that merges only undercuts.
+            tokens: the budget, of the whole line.
             words: of a profile.
             description: characters.
         """
@@ -64,33 +65,25 @@ class Renderer:
         body_key = body_keys[-1]
         body = head.pop(body_key)
         start = _encode({**head, body_key: type(body)()})[:-2]  # cut inside the empty list or map
-        return start + self._render_body(body, tokens - self._count(start), description)
+        return self._render_body(start, body, tokens, description)
 
-    def _render_body(self, body: dict[str, Any] | list[Any], tokens: int, description: int) -> str:
-        """The entries that fit, and the brackets that close them and the object around."""
+    def _render_body(self, start: str, body: dict[str, Any] | list[Any], tokens: int, description: int) -> str:
+        """`start`, the entries that fit behind it, and the brackets that close them and the object around."""
         close = "]" if isinstance(body, list) else "}"
         keys = [""] * len(body) if isinstance(body, list) else [f"{_encode(key)}:" for key in body]
         entries = [_freeze(entry) for entry in (body if isinstance(body, list) else body.values())]
-        brackets = self._count(close + "}")
-        overhead = sum(self._count(key + ",") for key in keys)
         for share in _SHORTER:
             chars = None if share is None else int(share * description)
-            parts = [self._measure(entry, chars) for entry in entries]
-            if sum(length for _, length in parts) + overhead + brackets <= tokens:
-                return ",".join(key + text for key, (text, _) in zip(keys, parts, strict=True)) + close + "}"
-        room = tokens - brackets - self._count(f',"more":{len(body)}')
-        kept = []
-        for key, (text, length) in zip(keys, parts, strict=True):
-            room -= length + self._count(key + ",")
-            if room < 0:
-                break
-            kept.append(key + text)
-        return ",".join(kept) + close + f',"more":{len(body) - len(kept)}' + "}"
+            parts = [key + self._write_entry(entry, chars) for key, entry in zip(keys, entries, strict=True)]
+            whole = start + ",".join(parts) + close + "}"
+            if self._count(whole) <= tokens:
+                return whole
 
-    def _write_entry(self, entry: Any, description: int | None) -> tuple[str, int]:
-        """An entry's JSON and its tokens."""
-        text = _encode(_shorten_entry(_thaw(entry), description))
-        return text, self._count(text)
+        def first(kept: int) -> str:
+            return f'{start}{",".join(parts[:kept])}{close},"more":{len(parts) - kept}}}'
+
+        fit = bisect.bisect_right(range(len(parts)), tokens, key=lambda kept: self._count(first(kept)))
+        return first(max(0, fit - 1))
 
     def _render_sentences(self, result: dict[str, Any], tokens: int) -> str:
         while self._count(_encode(result)) > tokens and any(isinstance(v, str) and v for v in result.values()):
@@ -103,6 +96,11 @@ def read_observation(observation: str) -> dict[str, Any] | str | None:
     if observation == NULL:
         return None
     return json.loads(observation) if observation.startswith("{") else observation
+
+
+def _write_entry(entry: Any, description: int | None) -> str:
+    """The JSON of a frozen entry."""
+    return _encode(_shorten_entry(_thaw(entry), description))
 
 
 class _Map(tuple):
