@@ -44,10 +44,10 @@ def _agents(config):
     config.env.count = "model"
     config.env.summary_tokens = 2
     config.model.lora_targets = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
-    config.model.lengths = "1280,1536,2048"
+    config.model.lengths = "1024,1280,1536,2048"
     config.sampler.slots = "1024,1280,1536,1792,2048"
     config.sampler.chunks = "32,128,256,512,768"
-    config.sampler.max_new = 704
+    config.sampler.max_new = 288
     config.sampler.grammar = "on"  # a map of 100 scores is what L0-tiny slips on
     config.sft.mean = "turn"
     config.sft.lr, config.sft.max_grad_norm = 3.5e-3, 0.5
