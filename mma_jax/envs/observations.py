@@ -72,18 +72,16 @@ class Renderer:
         close = "]" if isinstance(body, list) else "}"
         keys = [""] * len(body) if isinstance(body, list) else [f"{_encode(key)}:" for key in body]
         entries = [_freeze(entry) for entry in (body if isinstance(body, list) else body.values())]
-        for share in _SHORTER:
+
+        def written(share: float | None, kept: int) -> str:
             chars = None if share is None else int(share * description)
-            parts = [key + self._write_entry(entry, chars) for key, entry in zip(keys, entries, strict=True)]
-            whole = start + ",".join(parts) + close + "}"
-            if self._count(whole) <= tokens:
-                return whole
+            parts = (key + self._write_entry(entry, chars) for key, entry in zip(keys[:kept], entries, strict=False))
+            more = f',"more":{len(body) - kept}' if kept < len(body) else ""
+            return start + ",".join(parts) + close + more + "}"
 
-        def first(kept: int) -> str:
-            return f'{start}{",".join(parts[:kept])}{close},"more":{len(parts) - kept}}}'
-
-        fit = bisect.bisect_right(range(len(parts)), tokens, key=lambda kept: self._count(first(kept)))
-        return first(max(0, fit - 1))
+        longest_first = [(share, len(body)) for share in _SHORTER] + [(None, n) for n in reversed(range(len(body)))]
+        fits = bisect.bisect_left(longest_first, True, key=lambda one: self._count(written(*one)) <= tokens)
+        return written(*longest_first[min(fits, len(longest_first) - 1)])
 
     def _render_sentences(self, result: dict[str, Any], tokens: int) -> str:
         while self._count(_encode(result)) > tokens and any(isinstance(v, str) and v for v in result.values()):

@@ -10,6 +10,8 @@ from mma_jax.envs.environment import Environment, Options
 from mma_jax.envs.evidence import Evidence
 from mma_jax.envs.observations import Renderer, read_observation
 from mma_jax.envs.prompts import read_prompt, read_summary
+from mma_jax.models.convert import L0_TINY
+from mma_jax.models.tokenizer import Chat, load_tokenizer
 from mma_jax.types import FAMILIES, InputError
 
 LONG = "this very long description of a thing goes on and on about how well it was made by skilful people " * 2
@@ -151,6 +153,30 @@ def test_render_cuts_whole_entries_and_counts_them():
     assert shown["more"] + len(shown["items"]) == 50 and len(shown["items"]) > 5
     assert list(shown["items"]) == [str(j) for j in range(len(shown["items"]))]
     assert json.loads(render(result, 10_000, 10, 0)) == result
+
+
+@pytest.mark.parametrize("tokens", [12, 60, 150, 301, 620, 900, 2000])
+def test_render_writes_the_longest_line_that_fits(tokens):
+    """Against every line that could be written, longest first: all is shown up to a description's length, then less."""
+    items = [str(j) for j in range(30)]
+    full = {"title": "a title", "description": "word " * 20}
+    shorter = [{**full, "description": full["description"][:n].strip()} for n in (99, 49, 24)] + [{"title": "a title"}]
+    lines = [{"items": dict.fromkeys(items, entry)} for entry in shorter]
+    lines += [{"items": dict.fromkeys(items[:n], shorter[-1]), "more": 30 - n} for n in reversed(range(30))]
+    written = [json.dumps(line, separators=(",", ":")) for line in lines]
+    longest = next((line for line in written if estimate_tokens(line) <= tokens), written[-1])
+    assert render({"items": dict.fromkeys(items, full)}, tokens, 0, 99) == longest
+
+
+def test_score_maps_are_counted_as_they_are_written():
+    """L0-tiny has '":5' and ',"' as one token each way, so a map is far shorter than its entries one by one."""
+    count = Chat(load_tokenizer(L0_TINY)).count
+    scores = "".join(f'"{j}":50,' for j in range(1, 101))
+    assert count(scores) < 100 * count('"100":50,') / 2
+    limits = budget(Options(context=2048, summary_tokens=2), 100, count)
+    assert limits.scored == 100 and limits.scores == limits.turn + count(scores)
+    shown = limits.prompt + 100 * limits.summary + limits.turn * 3 + limits.scores + sum(limits.observations.values())
+    assert 2048 - 3 <= shown <= 2048
 
 
 def test_render_profiles_lists_and_sentences():
