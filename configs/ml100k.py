@@ -51,7 +51,7 @@ def _agents(config):
     config.sampler.grammar = "on"  # a map of 100 scores is what L0-tiny slips on
     config.sft.mean = "turn"
     config.sft.lr, config.sft.max_grad_norm = 3.5e-3, 0.5
-    config.sft.steps, config.sft.batch = 80, 8
+    config.sft.steps, config.sft.batch = 240, 4  # 80 of 8 left it calling tools that have nothing
     config.ppo.credit, config.ppo.temperature = "level", 0.4
     config.ppo.lr, config.ppo.value_lr = 1e-3, 3e-3
     config.ppo.iterations, config.ppo.prompts, config.ppo.value_only = 6, 16, 1
