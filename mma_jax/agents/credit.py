@@ -25,16 +25,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mma_jax.agents import maps
 from mma_jax.agents.language_model import Played
 from mma_jax.envs.fusion import fuse
 from mma_jax.envs.rewards import CUTOFF
-from mma_jax.envs.tools.schema import handles
 from mma_jax.learning.sequences import Sequence
 from mma_jax.metrics.ranking import ndcg
 from mma_jax.models.tokenizer import Tokenizer
 
 _NUMBER = re.compile(r"\d+")
-_SCORE = re.compile(r'"(\d+)"\s*:\s*(-?[\d.]+(?:[eE][-+]?\d+)?)')
 
 
 def by_candidate(played: list[Played], alpha: float, tokenizer: Tokenizer) -> list[Sequence]:
@@ -129,23 +128,10 @@ def counterfactual(first_stage: np.ndarray, scores: np.ndarray, target: int, alp
 
 def _written(one: Played, tokenizer: Tokenizer) -> Iterator[tuple[int, range]]:
     """(candidate's row, indices of the sequence's tokens) of each score in the last turn's map."""
-    turn = one.trajectory.turns[-1]
-    text = tokenizer.decode(turn.tokens)
-    ends = _ends(turn.tokens, text, tokenizer)
-    first, place = len(one.sequence) - len(turn.tokens), handles(len(one.trajectory.scores))
-    for found in _SCORE.finditer(text, max(text.rfind('"scores"'), 0)):
-        if found[1] in place:
-            start, end = found.span(2)
-            begun, ended = np.searchsorted(ends, start, side="right"), np.searchsorted(ends, end)
-            yield place[found[1]], range(first + begun, first + ended + 1)
-
-
-def _ends(tokens: tuple[int, ...], text: str, tokenizer: Tokenizer) -> np.ndarray:
-    """Where each token ends in the text that they are decoded to, exclusive, int [tokens]."""
-    said = [tokenizer.decode([token]) for token in tokens]
-    if "".join(said) != text:  # characters of several tokens
-        return np.array([len(tokenizer.decode(tokens[: n + 1])) for n in range(len(tokens))])
-    return np.cumsum([len(one) for one in said])
+    tokens = one.trajectory.turns[-1].tokens
+    first = len(one.sequence) - len(tokens)
+    for candidate, found in maps.written(tokens, len(one.trajectory.scores), tokenizer):
+        yield candidate, range(first + found.start, first + found.stop)
 
 
 def _twins(tokenizer: Tokenizer, levels: int, token: int) -> tuple[int, ...]:

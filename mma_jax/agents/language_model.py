@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from mma_jax.agents import maps
 from mma_jax.envs.environment import Environment
 from mma_jax.learning.sequences import Sequence
 from mma_jax.models.tokenizer import Chat
@@ -63,6 +64,7 @@ def play(
     script: Script | None = None,
     grammar: Grammar | None = None,
     lanes: int = 1,
+    expected: bool = False,
 ) -> list[Played]:
     """Play episodes with a policy; results in the order of `episodes`, samples of one episode next to each other.
 
@@ -83,6 +85,8 @@ def play(
         grammar: of the environment's actions, that turns are held to; None for free text.
         lanes: sessions that the rows are shared out to, each in a thread of its own: while the device works for one,
             the environment steps for the others. What is played does not depend on it (DESIGN §6.15).
+        expected: trajectories have the mean of each score in its place, see `maps.expected`; rewards are those of what
+            was written.
 
     Raises:
         InputError: an opening and one turn do not fit the context, or a shortest action not max_new.
@@ -92,7 +96,7 @@ def play(
 
     def begin(game: tuple[Episode, int]) -> _Row:
         episode, sample = game
-        row = _Row(chat, env, episode, (*key, sample))
+        row = _Row(chat, env, episode, (*key, sample), expected)
         _check_room(len(row.transcript), max_new, context, f"episode {episode.episode_id}")
         return row
 
@@ -273,10 +277,10 @@ def _check_room(prompt: int, max_new: int, context: int, what: str) -> None:
 
 
 class _Row:
-    """One episode in play. key: (seed, iteration, sample)."""
+    """One episode in play. key: (seed, iteration, sample). expected: as in `play`."""
 
-    def __init__(self, chat: Chat, env: Environment, episode: Episode, key: tuple[int, int, int]):
-        self.chat, self.env, self.episode, self._key = chat, env, episode, key
+    def __init__(self, chat: Chat, env: Environment, episode: Episode, key: tuple[int, int, int], expected: bool):
+        self.chat, self.env, self.episode, self._key, self._expected = chat, env, episode, key, expected
         self.state, self.prompt = env.reset(episode)
         self.history: History = self.prompt
         self.turns: list[Turn] = []
@@ -318,6 +322,8 @@ class _Row:
         self.transcript.write(len(self.turns), *wrote)
         text = self.chat.tokenizer.decode([*self.begun, *completion.tokens])
         self._step(text, completion.finished, tuple(completion.tokens), completion.value)
+        if self._expected and self.stop_reason == "scored":
+            self.scores = maps.expected(self.scores, completion.tokens, completion.means, self.chat.tokenizer)
 
     def _read(self, ids: list[int]) -> None:
         self.transcript.read(ids)

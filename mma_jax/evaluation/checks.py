@@ -99,6 +99,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "env.count": ("estimate", "model"),
     "model.dtype": ("float32", "bfloat16"),
     "sampler.grammar": ("on", "off"),
+    "eval.scores": ("written", "expected"),
     "graph.index": ("hnsw", "flat"),
     "graph.source": ("interactions", "copurchases"),
     "sft.scores": SOURCES,

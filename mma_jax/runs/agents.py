@@ -44,7 +44,8 @@ class Agents:
         return self._play(cell.method, cell.seed, env, episodes, script=script)
 
     def _play(self, name: str, seed: int, env: Environment, episodes: list[Episode], **how) -> list[Trajectory]:
-        return self.trainer.play(self.trainer.adapter(name, seed), env, episodes, temperature=0.0, key=(seed, 0), **how)
+        how |= {"temperature": 0.0, "key": (seed, 0), "expected": self.trainer.language.judged_by_means}
+        return self.trainer.play(self.trainer.adapter(name, seed), env, episodes, **how)
 
     def _agentcf(self, name: str, seed: int) -> Play:
         config, language = self.config.agentcf, self.trainer.language

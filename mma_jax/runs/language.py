@@ -31,6 +31,7 @@ from mma_jax.models.sharding import Placement, make_mesh
 from mma_jax.models.tokenizer import Chat, load_tokenizer
 from mma_jax.runs import aot, hosts
 from mma_jax.sampling.grammar import Grammar, compile_grammar
+from mma_jax.sampling.numbers import find_numbers
 from mma_jax.sampling.sampler import Sampler
 from mma_jax.types import Episode, InputError, Trajectory
 
@@ -96,6 +97,11 @@ class Language:
         """Lengths of sequences that the trainer compiles."""
         return tuple(numbers(self.config, "model.lengths" if self.config.model.lengths else "sampler.slots"))
 
+    @property
+    def judged_by_means(self) -> bool:
+        """Whether evaluation takes the mean of a score, not what was written."""
+        return self.config.eval.scores == "expected"
+
     @functools.cached_property
     def sampler(self) -> Sampler:
         return Sampler(
@@ -105,6 +111,7 @@ class Language:
             numbers(self.config, "sampler.chunks"),
             block=BLOCK if jax.default_backend() == "cpu" else None,
             placement=self._own,
+            numbers=find_numbers(self.tokenizer, self.base.config.vocab_size) if self.judged_by_means else None,
         )
 
     def grammar(self, env: Environment) -> Grammar | None:
@@ -150,6 +157,7 @@ class Language:
         label: str = "",
         samples: int = 1,
         script: language_model.Script | None = None,
+        expected: bool = False,
     ) -> list[Played]:
         """Episodes played with an adapter; see `agents.language_model.play`."""
         if (grammar := self.grammar(env)) and {len(e.case.pool) for e in episodes} - {self.config.pool.size}:
@@ -170,6 +178,7 @@ class Language:
             script=script,
             grammar=grammar,
             lanes=self.config.sampler.lanes,
+            expected=expected,
         )
 
     def similar(self, threshold: float = 0.5) -> demonstrations.Similar:

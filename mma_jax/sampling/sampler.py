@@ -36,6 +36,7 @@ from mma_jax.models.llama import Llama, empty_caches
 from mma_jax.models.sharding import HERE, Placement
 from mma_jax.sampling import step
 from mma_jax.sampling.grammar import Grammar
+from mma_jax.sampling.numbers import Numbers
 from mma_jax.types import InputError
 
 
@@ -49,6 +50,7 @@ class Completion:
     value: float  # V at the last token before the completion; nan without a value head
     forced: list[bool]  # the grammar allowed no other; never the first, so that every completion has a choice
     rules: list[int]  # what the grammar allowed, see `Grammar.allowed`; 0: everything
+    means: list[float]  # the number to be expected where one was sampled, nan elsewhere; () if the sampler knows none
 
 
 class Sampler:
@@ -63,6 +65,7 @@ class Sampler:
             ragged or partly finished waste less.
         placement: where the weights are. Prompts stay with their rows and weights are fetched; in decoding, where the
             weights are more than a batch's tokens, the compiler decides what moves.
+        numbers: what completions tell the means of; None for nothing.
     """
 
     def __init__(
@@ -73,13 +76,14 @@ class Sampler:
         chunk_buckets: Sequence[int],
         block: int | None = None,
         placement: Placement = HERE,
+        numbers: Numbers | None = None,
     ):
         for name, buckets in (("slots", slots_buckets), ("chunk", chunk_buckets)):
             if not buckets or min(buckets) < 1:
                 raise InputError(f"sampler.{name}_buckets: {tuple(buckets)}; give at least one size, all positive")
         trunk = model.model if isinstance(model, ActorCritic) else model
         self.config, self.dtype = trunk.config, trunk.embed_tokens.dtype
-        self.stop_ids, self.block = tuple(stop_ids), block
+        self.stop_ids, self.block, self.numbers = tuple(stop_ids), block, numbers
         self.slots_buckets, self.chunk_buckets = sorted(slots_buckets), sorted(chunk_buckets)
         graphdef = nnx.graphdef(model)
         prefill = placement.program(functools.partial(step.prefill, graphdef))
@@ -249,13 +253,15 @@ class Session:
             grammar.tables if grammar else None,
             jump=self._sampler.jump(grammar),
             caches=caches,
+            numbers=self._sampler.numbers,
         )
         self._put(batch, final.caches)
         found = jax.device_get(final._replace(hidden=None, caches=None))
         for n, (row, value) in enumerate(zip(batch, jax.device_get(values), strict=False)):
             cached, pending = int(found.length[n]), int(found.count[n])
             drawn = slice(self._cached[row] + 1, cached + pending)
-            drafts[row].add(found.tokens[n, drawn].tolist(), found.logprobs[n, drawn].tolist(), float(value))
+            columns = (found.tokens, found.logprobs, *([] if found.means is None else [found.means]))
+            drafts[row].add(float(value), *(column[n, drawn].tolist() for column in columns))
             drafts[row].rule = int(found.rule[n])
             self._cached[row], self._queue[row] = cached, found.pending[n, :pending].tolist()
         return [row for row, going in zip(batch, found.going, strict=False) if going]
@@ -315,7 +321,7 @@ class Session:
         rules, forced = [0] * len(draft.tokens), [False] * len(draft.tokens)
         if grammar:
             rules, forced, _ = grammar.read(draft.begun, draft.tokens, draft.room)
-        return Completion(draft.tokens, draft.logprobs, finished, draft.value, [False, *forced[1:]], rules)
+        return Completion(draft.tokens, draft.logprobs, finished, draft.value, [False, *forced[1:]], rules, draft.means)
 
 
 @dataclasses.dataclass
@@ -328,17 +334,19 @@ class _Draft:
     end: int  # the row's length at which it is cut off
     tokens: list[int] = dataclasses.field(default_factory=list)
     logprobs: list[float] = dataclasses.field(default_factory=list)
+    means: list[float] = dataclasses.field(default_factory=list)
     value: float = math.nan
     rule: int = 0  # the grammar's state behind it
 
     def __post_init__(self):
         self.rule = self.begun
 
-    def add(self, tokens: list[int], logprobs: list[float], value: float) -> None:
+    def add(self, value: float, tokens: list[int], logprobs: list[float], means: Sequence[float] = ()) -> None:
         if not self.tokens:
             self.value = value
         self.tokens += tokens
         self.logprobs += logprobs
+        self.means += means
 
 
 _take = jax.jit(step.take, static_argnames="width")

@@ -16,6 +16,7 @@ from flax import nnx
 from mma_jax.models.heads import ActorCritic
 from mma_jax.models.llama import Cache, Llama
 from mma_jax.sampling.grammar import RULED_OUT, Tables
+from mma_jax.sampling.numbers import Numbers
 
 
 def take(caches: list[Cache], rows: jax.Array, width: int) -> list[Cache]:
@@ -60,6 +61,7 @@ class Decoding(NamedTuple):
     rule: jax.Array  # int32 [R], the grammar's state behind `pending`
     tokens: jax.Array  # int32 [R, W + J - 1], the token drawn for each position of the row
     logprobs: jax.Array  # float32 [R, W + J - 1]
+    means: jax.Array | None  # float32 [R, W + J - 1], `Numbers.mean` of tokens drawn, nan elsewhere
     hidden: jax.Array  # [R, E], at the token that stood last when decoding began
     caches: list[Cache]  # [R, K, W, D]
 
@@ -78,6 +80,7 @@ def decode(
     grammar: Tables | None,
     jump: int,
     caches: list[Cache],
+    numbers: Numbers | None = None,
 ) -> tuple[Decoding, jax.Array]:
     """Sample until at most `enough` rows go on, or a row that does has filled its W slots.
 
@@ -97,6 +100,7 @@ def decode(
         grammar: None lets every token follow every other.
         jump: J.
         caches: [R, K, W, D] with length < W - J in every row; donate them.
+        numbers: whose means are told; None for none.
 
     Returns:
         The state after, and the value at the first `token` float32 [R] (nan for a model without a value head).
@@ -116,11 +120,14 @@ def decode(
         position, logits = at.length + at.count, trunk.logits(hidden)
         allowed = None if grammar is None else grammar.allowed(at.rule, end - position)
         drawn, logprob = draw(logits, keys, position, temperature, allowed)
+        means = at.means
         pending, count, rule, stopped = append(drawn, position, at.rule)
         nowhere = width + jump
         column = jnp.where(at.going, position, nowhere)
         columns = jnp.where(ahead < count[:, None], column[:, None] + ahead, nowhere)
         going = at.going[:, None]
+        if numbers is not None:
+            means = means.at[row, column].set(numbers.mean(logits, drawn, allowed), mode="drop")
         return Decoding(
             pending=jnp.where(going, pending, at.pending),
             count=jnp.where(at.going, count, at.count),
@@ -129,6 +136,7 @@ def decode(
             rule=jnp.where(at.going, rule, at.rule),
             tokens=at.tokens.at[row[:, None], columns].set(pending, mode="drop"),
             logprobs=at.logprobs.at[row, column].set(logprob, mode="drop"),  # 0 where forced
+            means=means,
             hidden=jnp.where((at.length == length)[:, None], hidden, at.hidden),
             caches=caches,
         )
@@ -155,6 +163,7 @@ def decode(
         rule=rule,
         tokens=jnp.zeros(shape, jnp.int32),
         logprobs=jnp.zeros(shape),
+        means=None if numbers is None else jnp.full(shape, jnp.nan),
         hidden=jnp.zeros((len(token), trunk.config.width), trunk.embed_tokens.dtype),
         caches=caches,
     )

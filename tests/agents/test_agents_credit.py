@@ -181,11 +181,3 @@ def test_every_score_of_l0_tiny_has_its_levels():
     for piece in scores:
         twins = credit._twins(tokenizer, 10, tokenizer.encode(piece)[0])
         assert [tokenizer.decode([twin]) for twin in twins] == [f"{piece[:2]}{n}{piece[3:]}" for n in range(10)]
-
-
-@pytest.mark.parametrize("text", ['so {"scores":{"1":7,"2":0}}', 'é ü {"scores":{"1":7,"2":0}} 漢'])
-def test_ends_are_those_of_the_prefixes_whatever_a_character_takes(text):
-    tokenizer = load_tokenizer(L0_TINY)
-    tokens = (*tokenizer.encode(text), tokenizer.stop_ids[0])
-    found = credit._ends(tokens, tokenizer.decode(tokens), tokenizer)
-    assert found.tolist() == [len(tokenizer.decode(tokens[: n + 1])) for n in range(len(tokens))]
