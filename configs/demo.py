@@ -28,6 +28,7 @@ def get_config(preset="default"):
     config.episodes.valid = 120
     config.episodes.test = 200
     config.eval.language_protocols = "ooma"
+    config.eval.scores = "expected"  # the better on validation, see notebooks/LOG.md
     config.eval.probes = 20
     config.eval.traces = 3
     config.eval.fit_episodes = config.sft.fit_episodes = 6000  # all there are
