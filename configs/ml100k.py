@@ -8,10 +8,12 @@ tiny CLIP trained on the posters themselves in five folds, each image only by a 
 Took 4:51 minutes and 2.2 GB on 2 cores, of which the posters are about one minute. Expect recall@100 of .23 (text), .07
 (image), .63 (behaviour); OOMA NDCG@10 .114 for the first stage, .120 for Evidence-linear; LOMO .166 and .195.
 
-With the agents, on the embedded L0-tiny: --config=configs/ml100k.py:agents. It reads generated words alone, so they
-rank as the first stage does (seed 0, 300 test episodes: MMA-SFT and MMA-Auto .128, First-stage .127, RuleRouter-Fuse
-.124); PPO teaches them to play, not to read (reward -.13 to .06, failed calls 48% to 28%, turns 3.5 to 2.6). That seed
-took 46 minutes on 2 cores beside other work, without ReAct. With --config.model.path a Llama that reads plays.
+With the agents, on L0-tiny: --config=configs/ml100k.py:agents --config.model.path=WORDS/l0_tiny, where WORDS is the
+work folder of --config.run=pretrain --config.pretrain.words=7000 (mma_jax/runs/pretrain.py has the command). It knows
+which words are the same, not what they mean, and its teacher finds nothing in 2,048 tokens that the first stage does
+not know, so the agents learn to call the right tool and to score all alike (seed 0, 300 test episodes: MMA-SFT,
+MMA-Auto and First-stage .126, RuleRouter-Fuse .122, Evidence-linear .125; 2% of their calls fail, 2.1 turns). That seed
+took 45 minutes on 2 cores, without ReAct. With --config.model.path a Llama that reads plays.
 """
 
 from mma_jax.config import base

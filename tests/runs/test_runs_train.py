@@ -192,6 +192,22 @@ def test_evaluate_plays_agents_beside_scripts(trained, config):
     assert all("counterfactuals" in trace and "value" in trace["turns"][0] for trace in traces)
 
 
+def test_scores_are_judged_on_average_where_the_config_says_so(config, tmp_path):
+    config = config.copy_and_resolve_references()
+    config.model.path, config.sampler.grammar, found = "", "on", {}  # L0-tiny scores before its turns are over
+    for config.eval.scores in ("written", "expected"):
+        made = experiment(config, tmp_path)
+        found[config.eval.scores] = Agents(made).player("ReAct", 0)(
+            made.environment("test", "ooma"), made.episodes("test", "ooma")
+        )
+    on_average = 0
+    for written, expected in zip(found["written"], found["expected"], strict=True):
+        assert [turn.text for turn in written.turns] == [turn.text for turn in expected.turns]
+        assert (np.isnan(written.scores) == np.isnan(expected.scores)).all()
+        on_average += (written.scores != expected.scores)[np.isfinite(written.scores)].any()
+    assert on_average
+
+
 def test_untrained_adapter_is_the_base_model(config):
     """ReAct is the base model: LoRA starts as the identity, whatever its seed."""
     language = Language(config)
