@@ -197,7 +197,7 @@
     const body = rows.map((row) => {
       const moved = row.first_stage_rank - row.final_rank;
       const score = trace.scores ? trace.scores[row.handle] : null;
-      const figures = [fixed(row.first_stage_rank), fixed(row.s0, 3), fixed(score), fixed(row.final_score, 3), fixed(row.final_rank),
+      const figures = [fixed(row.first_stage_rank), fixed(row.s0, 3), fixed(score, Number.isInteger(score) ? 0 : 2), fixed(row.final_score, 3), fixed(row.final_rank),
         moved > 0 ? "▲ " + moved : moved < 0 ? "▼ " + -moved : "·"];
       return element("tr", { class: row.is_target ? "is-target" : null },
         element("td", {}, row.handle),

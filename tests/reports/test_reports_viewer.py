@@ -89,3 +89,10 @@ def test_a_counterfactual_stands_under_its_turn(traces):
 def test_methods_without_turns_are_drawn(traces):
     number = next(n for n, trace in enumerate(traces) if not trace["turns"])
     assert "takes no turns" in shown(traces, number, 0)[0]
+
+
+def test_scores_that_are_no_whole_numbers_keep_two_digits(traces):
+    number = index(traces, "MMA-Auto")
+    changed = {**traces[number], "scores": {"1": 5.248, "2": 7.0}}
+    text, _ = shown([*traces[:number], changed, *traces[number + 1 :]], number, 1)
+    assert "5.25" in text.split("\n") and "7" in text.split("\n") and "7.00" not in text
