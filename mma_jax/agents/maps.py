@@ -32,7 +32,7 @@ def expected(scores: np.ndarray, tokens: Sequence[int], means: Sequence[float], 
     Eq. 2 stretches whatever differs to [0, 1].
 
     Args:
-        scores: float64 [B], as written.
+        scores: float64 [B], as written, nan where there is none.
         tokens: of the turn.
         means: of the numbers that each token stood for, nan where it is no number (`sampling.numbers`).
         tokenizer: of the player.
@@ -40,7 +40,7 @@ def expected(scores: np.ndarray, tokens: Sequence[int], means: Sequence[float], 
     Returns:
         float64 [B]
     """
-    if len(np.unique(scores)) == 1:
+    if len(np.unique(scores[np.isfinite(scores)])) <= 1:
         return scores
     found = scores.copy()
     for candidate, (token, *more) in written(tokens, len(scores), tokenizer):

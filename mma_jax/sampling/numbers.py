@@ -13,7 +13,7 @@ import numpy as np
 from mma_jax.models.tokenizer import Tokenizer
 from mma_jax.sampling.grammar import RULED_OUT
 
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"[0-9]+")
 
 
 class Numbers(NamedTuple):
@@ -47,6 +47,6 @@ def find_numbers(tokenizer: Tokenizer, vocab_size: int) -> Numbers:
     kinds: dict[str, int] = defaultdict(lambda: len(kinds) + 1)
     for token in range(min(vocab_size, tokenizer.vocab_size)):
         text = tokenizer.decode([token])
-        if len(found := _NUMBER.findall(text)) == 1 and found[0].isascii():
+        if len(found := _NUMBER.findall(text)) == 1:
             value[token], kind[token] = float(found[0]), kinds[_NUMBER.sub("0", text)]
     return Numbers(jnp.asarray(value), jnp.asarray(kind))

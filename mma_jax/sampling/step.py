@@ -120,12 +120,11 @@ def decode(
         position, logits = at.length + at.count, trunk.logits(hidden)
         allowed = None if grammar is None else grammar.allowed(at.rule, end - position)
         drawn, logprob = draw(logits, keys, position, temperature, allowed)
-        means = at.means
         pending, count, rule, stopped = append(drawn, position, at.rule)
         nowhere = width + jump
         column = jnp.where(at.going, position, nowhere)
         columns = jnp.where(ahead < count[:, None], column[:, None] + ahead, nowhere)
-        going = at.going[:, None]
+        going, means = at.going[:, None], at.means
         if numbers is not None:
             means = means.at[row, column].set(numbers.mean(logits, drawn, allowed), mode="drop")
         return Decoding(

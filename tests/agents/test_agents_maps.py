@@ -40,10 +40,10 @@ def test_expected_changes_scores_of_one_token_alone():
     assert found.tolist() == [5.25, 4.5, 0.0]
 
 
-def test_a_map_that_says_nothing_goes_on_saying_nothing():
+@pytest.mark.parametrize("scores", [[4.0, 4.0, 4.0], [4.0, 4.0, np.nan]])
+def test_a_map_that_says_nothing_goes_on_saying_nothing(scores):
     tokens = TOKENIZER.encode('{"scores":{"1":4,"2":4}}')
-    silent = np.array([4.0, 4.0])
-    assert maps.expected(silent, tokens, [5.25] * len(tokens), TOKENIZER).tolist() == [4.0, 4.0]
+    np.testing.assert_array_equal(maps.expected(np.array(scores), tokens, [5.25] * len(tokens), TOKENIZER), scores)
 
 
 def test_what_is_played_has_the_means_of_one_pass_over_it():

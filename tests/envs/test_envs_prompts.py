@@ -169,7 +169,7 @@ def test_render_writes_the_longest_line_that_fits(tokens):
 
 
 def test_score_maps_are_counted_as_they_are_written():
-    """L0-tiny has '":5' and ',"' as one token each way, so a map is far shorter than its entries one by one."""
+    """L0-tiny has '":50,"' as one token, so a map is far shorter than its entries one by one."""
     count = Chat(load_tokenizer(L0_TINY)).count
     scores = "".join(f'"{j}":50,' for j in range(1, 101))
     assert count(scores) < 100 * count('"100":50,') / 2
