@@ -10,10 +10,10 @@ Took 4:51 minutes and 2.2 GB on 2 cores, of which the posters are about one minu
 
 With the agents, on L0-tiny: --config=configs/ml100k.py:agents --config.model.path=WORDS/l0_tiny, where WORDS is the
 work folder of --config.run=pretrain --config.pretrain.words=7000 (mma_jax/runs/pretrain.py has the command). It knows
-which words are the same, not what they mean, and its teacher finds nothing in 2,048 tokens that the first stage does
-not know, so the agents learn to call the right tool and to score all alike (seed 0, 300 test episodes: MMA-SFT,
-MMA-Auto and First-stage .126, RuleRouter-Fuse .122, Evidence-linear .125; 2% of their calls fail, 2.1 turns). That seed
-took 45 minutes on 2 cores, without ReAct. With --config.model.path a Llama that reads plays.
+which words are the same, not what they mean, and its teacher is silent: in 2,048 tokens it finds nothing that the first
+stage does not know. So the agents learn to call the right tool and to score all alike (seed 0, 300 test episodes:
+MMA-SFT, MMA-Auto and First-stage .126, RuleRouter-Fuse .122, Evidence-linear .125; 2% of their calls fail, 2.1 turns).
+That seed took 45 minutes on 2 cores, without ReAct. With --config.model.path a Llama that reads plays.
 """
 
 from mma_jax.config import base

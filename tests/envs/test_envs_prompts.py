@@ -155,8 +155,8 @@ def test_render_cuts_whole_entries_and_counts_them():
     assert json.loads(render(result, 10_000, 10, 0)) == result
 
 
-@pytest.mark.parametrize("tokens", [12, 60, 150, 301, 620, 900, 2000])
-def test_render_writes_the_longest_line_that_fits(tokens):
+@pytest.mark.parametrize("count", [estimate_tokens, Chat(load_tokenizer(L0_TINY)).count])
+def test_render_writes_the_longest_line_that_fits(count):
     """Against every line that could be written, longest first: all is shown up to a description's length, then less."""
     items = [str(j) for j in range(30)]
     full = {"title": "a title", "description": "word " * 20}
@@ -164,8 +164,10 @@ def test_render_writes_the_longest_line_that_fits(tokens):
     lines = [{"items": dict.fromkeys(items, entry)} for entry in shorter]
     lines += [{"items": dict.fromkeys(items[:n], shorter[-1]), "more": 30 - n} for n in reversed(range(30))]
     written = [json.dumps(line, separators=(",", ":")) for line in lines]
-    longest = next((line for line in written if estimate_tokens(line) <= tokens), written[-1])
-    assert render({"items": dict.fromkeys(items, full)}, tokens, 0, 99) == longest
+    lengths, writer = [count(line) for line in written], Renderer(count)
+    for tokens in range(lengths[0] + 2):
+        longest = next((n for n, length in enumerate(lengths) if length <= tokens), -1)
+        assert writer.render({"items": dict.fromkeys(items, full)}, tokens, 0, 99) == written[longest], tokens
 
 
 def test_score_maps_are_counted_as_they_are_written():
