@@ -69,7 +69,7 @@ def test_segments_do_not_see_each_other():
     np.testing.assert_allclose(causal(q, k, v, segments), brute_force(q, k, v, visible), atol=1e-5)
 
 
-@pytest.mark.parametrize("length", [1, 7, 130])
+@pytest.mark.parametrize("length", [1, 2, 7, 130])
 def test_cached_equals_brute_force(length):
     slots = 150
     q, k, v = inputs(batch=3, length=length, heads=4, kv_heads=2, slots=slots)
@@ -79,9 +79,11 @@ def test_cached_equals_brute_force(length):
     np.testing.assert_allclose(found, brute_force(q, k, v, visible), atol=1e-5)
 
 
-def test_a_single_query_sees_the_same_on_an_accelerator(monkeypatch):
-    q, k, v = inputs(batch=3, length=1, heads=6, kv_heads=2, slots=40)
-    arguments = q, k.swapaxes(1, 2), v.swapaxes(1, 2), np.array([[0], [17], [39]])
+@pytest.mark.parametrize("length", [1, 2])
+def test_few_queries_see_the_same_on_an_accelerator(length, monkeypatch):
+    q, k, v = inputs(batch=3, length=length, heads=6, kv_heads=2, slots=40)
+    position = np.array([[0], [17], [38]]) + np.arange(length)
+    arguments = q, k.swapaxes(1, 2), v.swapaxes(1, 2), position
     expected = attention.cached(*arguments)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     np.testing.assert_allclose(attention.cached(*arguments), expected, atol=1e-6)
