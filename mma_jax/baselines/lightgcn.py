@@ -21,13 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.experimental.sparse import BCSR
 from ml_collections import ConfigDict
 
 from mma_jax.baselines.batches import Choices, choices
 from mma_jax.baselines.corpus import Corpus, Query, catalog, embed, look
 from mma_jax.baselines.losses import bpr, squares
 from mma_jax.baselines.recommender import Given, Model, Recommender
+from mma_jax.baselines.sparse import Sparse, sparse
 
 
 def get_config() -> ConfigDict:
@@ -45,18 +45,12 @@ def get_config() -> ConfigDict:
     return config
 
 
-class Side(NamedTuple):
-    """Users or items as one half of A, of R nodes and N on the other side."""
-
-    degree: jax.Array  # float32 [R, 1], at least 1
-    from_other: BCSR  # float32 [R, N]: rows are what a node receives; who has no edge receives nothing
-
-
 class Graph(NamedTuple):
-    """Who took what."""
+    """Who took what, of U users and I items."""
 
-    users: Side
-    items: Side
+    user_degree: jax.Array  # float32 [U, 1], at least 1
+    item_degree: jax.Array  # float32 [I, 1], at least 1
+    edges: Sparse  # float32 [U, I], normalised by both ends' degrees; who has no edge receives nothing
 
 
 class Propagated(NamedTuple):
@@ -79,9 +73,9 @@ class LightGCN(Model):
         self.reg, self.layers = config.reg, config.layers
 
     def encode(self) -> Propagated:
-        sides = self.graph.get_value()
-        users, items, lower = layers(self.layers, sides, self.users[...], self.items[...])
-        return Propagated(users, items, lower / jnp.sqrt(sides.items.degree))
+        graph = self.graph.get_value()
+        users, items, lower = layers(self.layers, graph, self.users[...], self.items[...])
+        return Propagated(users, items, lower / jnp.sqrt(graph.item_degree))
 
     def score(self, tables: Propagated, query: Query, items: jax.Array | None) -> jax.Array:
         length = jnp.maximum((query.history >= 0).sum(axis=1, keepdims=True), 1)
@@ -101,21 +95,9 @@ class LightGCN(Model):
         )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def propagate(count: int, graph: Graph, users: jax.Array, items: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Eq. 8, (users, items); as `layers`. A is symmetric, so its gradient is Eq. 8 of the gradient: no scatter."""
+    """Eq. 8, (users, items); as `layers`."""
     return layers(count, graph, users, items)[:2]
-
-
-def _forward(count: int, graph: Graph, users: jax.Array, items: jax.Array):
-    return propagate(count, graph, users, items), graph
-
-
-def _backward(count: int, graph: Graph, gradient: tuple[jax.Array, jax.Array]):
-    return None, *propagate(count, graph, *gradient)
-
-
-propagate.defvjp(_forward, _backward)
 
 
 def layers(count: int, graph: Graph, users: jax.Array, items: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -133,28 +115,16 @@ def layers(count: int, graph: Graph, users: jax.Array, items: jax.Array) -> tupl
     first = users, items = users / (count + 1), items / (count + 1)
     for _ in range(count):
         lower = items
-        users, items = first[0] + graph.users.from_other @ items, first[1] + graph.items.from_other @ users
+        users, items = first[0] + graph.edges @ items, first[1] + graph.edges.T @ users
     return users, items, lower
 
 
 def graph(corpus: Corpus) -> Graph:
-    """The training interactions, normalised by both ends' degrees."""
+    """The training interactions, normalised."""
     degrees = np.bincount(corpus.users, minlength=corpus.n_users), corpus.degree
     weights = 1 / np.sqrt(degrees[0][corpus.users] * degrees[1][corpus.items])
-    ends, sides = (corpus.users, corpus.items), []
-    for own, other in ((0, 1), (1, 0)):
-        shape = len(degrees[own]), len(degrees[other])
-        degree = np.maximum(degrees[own], 1).astype(np.float32)[:, None]
-        sides.append(Side(jnp.asarray(degree), compressed(ends[own], ends[other], weights, shape)))
-    return Graph(*sides)
-
-
-def compressed(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, shape: tuple[int, int]) -> BCSR:
-    """float32 of that shape. On a CPU its product with a dense matrix took an eighth of what sums by row did."""
-    order = np.lexsort((columns, rows))
-    starts = np.searchsorted(rows[order], np.arange(shape[0] + 1))
-    parts = values[order].astype(np.float32), columns[order].astype(np.int32), starts.astype(np.int32)
-    return BCSR(tuple(map(jnp.asarray, parts)), shape=shape, indices_sorted=True, unique_indices=True)
+    edges = sparse(corpus.users, corpus.items, weights, (corpus.n_users, corpus.n_items))
+    return Graph(*(jnp.asarray(np.maximum(degree, 1)[:, None], jnp.float32) for degree in degrees), edges)
 
 
 def make(config, corpus: Corpus) -> Recommender:

@@ -36,6 +36,7 @@ from mma_jax.baselines.corpus import Catalog, Corpus, Query, catalog, embed, loo
 from mma_jax.baselines.layers import unit_rows
 from mma_jax.baselines.losses import bpr, squares
 from mma_jax.baselines.recommender import Given, Model, Recommender
+from mma_jax.baselines.sparse import Sparse, sparse
 from mma_jax.types import MODALITIES
 
 
@@ -59,8 +60,7 @@ def get_config() -> ConfigDict:
 class Edges(NamedTuple):
     """Training interactions as messages go: from items to users, and back."""
 
-    users: jax.Array  # int32 [N]
-    items: jax.Array  # int32 [N]
+    taken: Sparse  # float32 [U, I], 1 where a user took an item
     user_degree: jax.Array  # float32 [U, 1], at least 1
     item_degree: jax.Array  # float32 [I, 1], at least 1
 
@@ -163,24 +163,27 @@ class MMGCN(Model):
 
 def edges(corpus: Corpus) -> Edges:
     """The graph of training interactions."""
+    shape, ones = (corpus.n_users, corpus.n_items), np.ones(len(corpus.users))
     degrees = np.bincount(corpus.users, minlength=corpus.n_users), corpus.degree
     counts = (jnp.asarray(np.maximum(degree, 1)[:, None], jnp.float32) for degree in degrees)
-    return Edges(jnp.asarray(corpus.users, jnp.int32), jnp.asarray(corpus.items, jnp.int32), *counts)
+    return Edges(sparse(corpus.users, corpus.items, ones, shape), *counts)
 
 
 def mean_of_items(graph: Edges, items: jax.Array) -> jax.Array:
     """float32 [..., U, D]: the mean of each user's items [..., I, D]; zero without any."""
-    return _passed(items, graph.items, graph.users, len(graph.user_degree)) / graph.user_degree
+    return _passed(graph.taken, items) / graph.user_degree
 
 
 def mean_of_users(graph: Edges, users: jax.Array) -> jax.Array:
     """float32 [..., I, D]: the mean of each item's users [..., U, D]; zero without any."""
-    return _passed(users, graph.users, graph.items, len(graph.item_degree)) / graph.item_degree
+    return _passed(graph.taken.T, users) / graph.item_degree
 
 
-def _passed(vectors: jax.Array, sources: jax.Array, targets: jax.Array, count: int) -> jax.Array:
+def _passed(edges: Sparse, vectors: jax.Array) -> jax.Array:
+    """[..., R, D] of [..., N, D]: sums over the entries of rows, all of them in one product."""
     rows = jnp.moveaxis(vectors, -2, 0)
-    return jnp.moveaxis(jax.ops.segment_sum(rows[sources], targets, count), 0, -2)
+    sums = edges @ rows.reshape(len(rows), -1)
+    return jnp.moveaxis(sums.reshape(-1, *rows.shape[1:]), 0, -2)
 
 
 def combine(weights: tuple[jax.Array, ...], mean: jax.Array | None, vectors: jax.Array, ids) -> jax.Array:
