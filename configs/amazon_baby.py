@@ -10,8 +10,9 @@ Evidence-linear, which makes use of how often candidates were taken.
 With agents on the embedded L0-tiny, over pools of 20: --config=configs/amazon_baby.py:small. NDCG@10 over 3,000 test
 episodes, means and standard deviations of seeds 0, 1, 2: MMA-SFT .447 (.003), MMA-Auto .448 (.006), First-stage,
 RuleRouter-Fuse and ReAct .369, Popularity .428, Evidence-linear .465, LightGCN .465 (.005), LRMM .454, DGMRec .453,
-MACL .446, BPR-MF .444 (--config.methods=...); Popularity fused with the first stage .449. A seed took 4 minutes of
-SFT and 8 of PPO (2,560 episodes) on 2 cores, and 3 for each agent to be judged; at most 11.7 GB.
+MACL .446, BPR-MF .444, MMGCN .431 (.002; 30 epochs) (--config.methods=...); Popularity fused with the first stage .449.
+A seed took 4 minutes of SFT and 8 of PPO (2,560 episodes) on 2 cores, and 3 for each agent to be judged; at most 11.7
+GB.
 """
 
 from mma_jax.config import base, play_l0_tiny
