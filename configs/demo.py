@@ -9,13 +9,13 @@ B = 20 candidates, 200 test targets a family; all methods that need no language 
 Bayes bound and the reward-optimal router beside them; ReAct, MMA-SFT (150 steps) and MMA-Auto (8 iterations of PPO, 16
 episodes each) in "ooma".
 
-Took 6:12 to 11:58 minutes on 2 cores, as fast as these were that day, of which the scripted methods take one; the
-installation is one to two more. Expect OOMA NDCG@10 of .265 for the first stage, .264 for RuleRouter-Fuse, .255 to .265
-for ReAct, .301 for Evidence-linear, .369 for Bayes, and .27 to .29 for MMA-SFT and MMA-Auto: .284 and .275 in the last
-run. Which of the two is ahead is chance: 128 episodes of PPO move the policy by .002 nats a token, and alpha, chosen on
-a few hundred validation episodes (.65 and .8 in the last run), moves the figures by .01. expected_ndcg@10 shows less
-chance: .292 for RuleRouter-Fuse, .307 and .300 for the agents, .316 for Evidence-linear. Both agents call the right
-tool (1% of their calls fail) and score after it, in 2.0 turns.
+Took 6:12 to 11:58 minutes on 2 cores, as fast as these were that day, of which the scripted methods take one, and 18:55
+on the slowest (29 CPU-minutes); the installation is one to two more. Expect OOMA NDCG@10 of .265 for the first stage,
+.264 for RuleRouter-Fuse, .255 to .265 for ReAct, .301 for Evidence-linear, .369 for Bayes, and .27 to .29 for MMA-SFT
+and MMA-Auto: .284 and .275 in the last run. Which of the two is ahead is chance: 128 episodes of PPO move the policy by
+.002 nats a token, and alpha, chosen on a few hundred validation episodes (.65 and .8 in the last run), moves the
+figures by .01. expected_ndcg@10 shows less chance: .292 for RuleRouter-Fuse, .307 and .300 for the agents, .316 for
+Evidence-linear. Both agents call the right tool (1% of their calls fail) and score after it, in 2.0 turns.
 """
 
 from mma_jax.config import generated_world
