@@ -179,10 +179,10 @@ def mean_of_users(graph: Edges, users: jax.Array) -> jax.Array:
     return _passed(graph.taken.T, users) / graph.item_degree
 
 
-def _passed(edges: Sparse, vectors: jax.Array) -> jax.Array:
+def _passed(matrix: Sparse, vectors: jax.Array) -> jax.Array:
     """[..., R, D] of [..., N, D]: sums over the entries of rows, all of them in one product."""
     rows = jnp.moveaxis(vectors, -2, 0)
-    sums = edges @ rows.reshape(len(rows), -1)
+    sums = matrix @ rows.reshape(len(rows), -1)
     return jnp.moveaxis(sums.reshape(-1, *rows.shape[1:]), 0, -2)
 
 
