@@ -52,7 +52,7 @@ from mma_jax.baselines.batches import Choices, masked
 from mma_jax.baselines.bpr import user_vectors
 from mma_jax.baselines.corpus import Corpus, Query, catalog, embed, look, present
 from mma_jax.baselines.layers import network, unit_rows
-from mma_jax.baselines.lightgcn import Graph, graph, propagate
+from mma_jax.baselines.lightgcn import graph, mean_of_users, propagate
 from mma_jax.baselines.losses import bpr, squares
 from mma_jax.baselines.recommender import Given, Model, Recommender, of_model
 from mma_jax.baselines.views import everything, mean, pick
@@ -145,7 +145,7 @@ class DGMRec(Model):
         """Of all items, as if nothing were hidden."""
         names, content = list(self.preference), self.catalog.get_value().content
         liked = [jnp.tanh(self.preference[name](self.users[...])) for name in names]
-        means = over_users(self.graph.get_value(), jnp.concatenate(liked, axis=1)) if names else None
+        means = mean_of_users(self.graph.get_value(), jnp.concatenate(liked, axis=1)) if names else None
         preference = dict(zip(names, jnp.split(means, len(names), axis=1), strict=True)) if names else {}
         return self._parts(content, preference)
 
@@ -338,14 +338,6 @@ def info_nce(a: jax.Array, b: jax.Array, there: jax.Array, ids: jax.Array, tempe
     double = (ids[:, None] == ids[None, :]) & ~jnp.eye(len(ids), dtype=bool)
     total = jax.nn.logsumexp(jnp.where(there[None, :] & ~double, logits, -1e30), axis=1)
     return jnp.where(there, total - jnp.diagonal(logits), 0.0).sum() / jnp.maximum(there.sum(), 1)
-
-
-def over_users(graph: Graph, values: jax.Array) -> jax.Array:
-    """float32 [I, D]: the mean of users' values [U, D] over those who took an item; zero if nobody did.
-
-    The edges' weights are 1 / (sqrt|N_u| sqrt|N_i|).
-    """
-    return graph.edges.T @ (values * jnp.sqrt(graph.user_degree)) / jnp.sqrt(graph.item_degree)
 
 
 def squared_error(made: jax.Array, wanted: jax.Array, there: jax.Array) -> jax.Array:

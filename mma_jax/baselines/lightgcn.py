@@ -127,6 +127,23 @@ def graph(corpus: Corpus) -> Graph:
     return Graph(*(jnp.asarray(np.maximum(degree, 1)[:, None], jnp.float32) for degree in degrees), edges)
 
 
+def mean_of_items(graph: Graph, items: jax.Array) -> jax.Array:
+    """float32 [..., U, D]: the mean of each user's items [..., I, D]; zero without any."""
+    return _passed(graph.edges, items * jnp.sqrt(graph.item_degree)) / jnp.sqrt(graph.user_degree)
+
+
+def mean_of_users(graph: Graph, users: jax.Array) -> jax.Array:
+    """float32 [..., I, D]: the mean of each item's users [..., U, D]; zero without any."""
+    return _passed(graph.edges.T, users * jnp.sqrt(graph.user_degree)) / jnp.sqrt(graph.item_degree)
+
+
+def _passed(matrix: Sparse, vectors: jax.Array) -> jax.Array:
+    """[..., R, D] of [..., N, D], all of them in one product."""
+    rows = jnp.moveaxis(vectors, -2, 0)
+    sums = matrix @ rows.reshape(len(rows), -1)
+    return jnp.moveaxis(sums.reshape(-1, *rows.shape[1:]), 0, -2)
+
+
 def make(config, corpus: Corpus) -> Recommender:
     """LightGCN of a corpus; it sees interactions alone."""
     return Recommender(

@@ -27,16 +27,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
 from mma_jax.baselines.batches import Choices, masked
 from mma_jax.baselines.corpus import Catalog, Corpus, Query, catalog, embed, look
 from mma_jax.baselines.layers import unit_rows
+from mma_jax.baselines.lightgcn import graph, mean_of_items, mean_of_users
 from mma_jax.baselines.losses import bpr, squares
 from mma_jax.baselines.recommender import Given, Model, Recommender
-from mma_jax.baselines.sparse import Sparse, sparse
 from mma_jax.types import MODALITIES
 
 
@@ -55,14 +54,6 @@ def get_config() -> ConfigDict:
     config.patience = 5  # validations without a better one, then training ends
     config.grid = ""  # settings to choose from on validation: "lr=1e-3,5e-4;reg=1e-4,1e-2"
     return config
-
-
-class Edges(NamedTuple):
-    """Training interactions as messages go: from items to users, and back."""
-
-    taken: Sparse  # float32 [U, I], 1 where a user took an item
-    user_degree: jax.Array  # float32 [U, 1], at least 1
-    item_degree: jax.Array  # float32 [I, 1], at least 1
 
 
 class Tables(NamedTuple):
@@ -93,17 +84,17 @@ class MMGCN(Model):
         self.w1 = nnx.Param(layer(rngs.params(), weights))
         self.w2 = nnx.Param(layer(rngs.params(), weights))
         self.w3 = nnx.Param(layer(rngs.params(), weights))
-        self.catalog, self.edges = Given(catalog(corpus)), Given(edges(corpus))
+        self.catalog, self.graph = Given(catalog(corpus)), Given(graph(corpus))
         self.reg = config.reg
 
     def encode(self) -> Tables:
-        given, graph = self.catalog.get_value(), self.edges.get_value()
+        given, taken = self.catalog.get_value(), self.graph.get_value()
         own = self._start(given.content, len(self.items))  # [M, I, D]
         items = jnp.stack([own, jnp.zeros_like(own)], axis=1)
         users = jnp.repeat(unit_rows(self.preferences[...])[:, None], 2, axis=1)
         layers = [items]
         for weights in self._layers():
-            to_users, to_items = mean_of_items(graph, items), mean_of_users(graph, users)
+            to_users, to_items = mean_of_items(taken, items), mean_of_users(taken, users)
             users = combine(weights, to_users, users, self.users[...])
             items = combine(weights, to_items, items, self.items[...])
             own = combine(weights, None, own, 0.0)
@@ -159,31 +150,6 @@ class MMGCN(Model):
         """bool [Q, M]: which content a query may see."""
         columns = [mask[:, MODALITIES.index(name)] if name else jnp.zeros(len(mask), bool) for name in self.names]
         return jnp.stack(columns, axis=1)
-
-
-def edges(corpus: Corpus) -> Edges:
-    """The graph of training interactions."""
-    shape, ones = (corpus.n_users, corpus.n_items), np.ones(len(corpus.users))
-    degrees = np.bincount(corpus.users, minlength=corpus.n_users), corpus.degree
-    counts = (jnp.asarray(np.maximum(degree, 1)[:, None], jnp.float32) for degree in degrees)
-    return Edges(sparse(corpus.users, corpus.items, ones, shape), *counts)
-
-
-def mean_of_items(graph: Edges, items: jax.Array) -> jax.Array:
-    """float32 [..., U, D]: the mean of each user's items [..., I, D]; zero without any."""
-    return _passed(graph.taken, items) / graph.user_degree
-
-
-def mean_of_users(graph: Edges, users: jax.Array) -> jax.Array:
-    """float32 [..., I, D]: the mean of each item's users [..., U, D]; zero without any."""
-    return _passed(graph.taken.T, users) / graph.item_degree
-
-
-def _passed(matrix: Sparse, vectors: jax.Array) -> jax.Array:
-    """[..., R, D] of [..., N, D]: sums over the entries of rows, all of them in one product."""
-    rows = jnp.moveaxis(vectors, -2, 0)
-    sums = matrix @ rows.reshape(len(rows), -1)
-    return jnp.moveaxis(sums.reshape(-1, *rows.shape[1:]), 0, -2)
 
 
 def combine(weights: tuple[jax.Array, ...], mean: jax.Array | None, vectors: jax.Array, ids) -> jax.Array:

@@ -10,7 +10,6 @@ import pytest
 from flax import nnx
 
 from mma_jax.baselines import dgmrec, fit
-from mma_jax.baselines.lightgcn import graph
 from mma_jax.types import FAMILIES
 
 
@@ -79,16 +78,6 @@ def test_club_of_a_fitted_network_exceeds_the_information_and_tells_dependence()
     information = -4 * np.log(1 - rho**2) / 2
     assert fitted(rho * s + np.sqrt(1 - rho**2) * noise) > information
     assert fitted(noise) < 0.1 * information
-
-
-def test_preference_is_the_mean_over_those_who_took_an_item():
-    corpus, values = planted.corpus(), normal(planted.USERS + 1, 3)
-    found = dgmrec.over_users(graph(corpus), values)
-    wanted = [
-        values[corpus.users[corpus.items == item]].mean(axis=0) if corpus.degree[item] else np.zeros(3)
-        for item in range(corpus.n_items)
-    ]
-    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
 
 
 @pytest.fixture(scope="module")

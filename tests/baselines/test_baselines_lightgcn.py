@@ -94,6 +94,17 @@ def test_the_gradient_is_that_of_a_dense_product(corpus, first):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+def test_means_over_neighbours_are_theirs_node_by_node(corpus):
+    """Of two tables at once."""
+    rng, taken = np.random.default_rng(1), lightgcn.graph(corpus)
+    means, sizes = (lightgcn.mean_of_items, lightgcn.mean_of_users), (corpus.n_items, corpus.n_users)
+    for near, mean_of, size in zip(neighbors(corpus), means, sizes, strict=True):
+        values = rng.normal(size=(2, size, 3))
+        wanted = [values[:, some].mean(axis=1) if some else np.zeros((2, 3)) for some in near]
+        found = mean_of(taken, jnp.asarray(values, jnp.float32))
+        np.testing.assert_allclose(found, np.stack(wanted, axis=1), rtol=1e-4, atol=1e-6)
+
+
 def test_a_new_user_is_a_node_without_a_vector_of_its_own(corpus, first):
     """Edges in one direction alone: the items' layers stay as they were."""
     history = np.array([3, 20, 21, 77], np.int32)
