@@ -89,14 +89,17 @@ def _run(todo: list[tuple[Path, list[str]]]) -> None:
         raise InputError(f"{failed[0]} failed: see its {sweep.LOG}; the same command goes on")
 
 
-def share(source: Path, target: Path) -> None:
-    """A folder of finished files under a second name, by hard links where the disk has them; nothing if it is there."""
+def share(source: Path, target: Path, copy: Callable[[str, str], object] | None = None) -> None:
+    """A folder of finished files under a second name; nothing if it is there.
+
+    copy: copy(source, target) of a file; None for hard links, where the disk has them.
+    """
     if target.exists() or not source.is_dir():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".linking")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial, copy_function=_link)
+    shutil.copytree(source, partial, copy_function=copy or _link)
     os.replace(partial, target)
 
 

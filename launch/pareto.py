@@ -67,9 +67,7 @@ def link(first: Path, other: Path) -> None:
     for folder in (first / "prepared").iterdir():
         curves.share(folder, other / "prepared" / folder.name)
     for start in {recipe.start for recipe in RECIPES.values() if recipe.start}:
-        source, target = first / "train" / start, other / "train" / start
-        if source.is_dir() and not target.exists():
-            shutil.copytree(source, target)
+        curves.share(first / "train" / start, other / "train" / start, shutil.copy2)
 
 
 def undominated(places: dict[Place, tuple[float, float]]) -> set[Place]:

@@ -33,10 +33,10 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from mma_jax.agents.notes import words
 from mma_jax.agents.rollout import play as play_policy
 from mma_jax.envs.environment import Environment
 from mma_jax.envs.evidence import clean
+from mma_jax.features.text import tokenize
 from mma_jax.types import Case, Episode, History, Message, Trajectory
 
 Generate = Callable[[list[History], int], list[str]]
@@ -150,11 +150,11 @@ def _is_right(one: Interaction, answer: str) -> bool:
 def _remember(written: str, met: str, own: str, limit: int) -> str:
     """A reflection if it speaks of what was shown, else words of the agent met and of its own in turn."""
     written = _shorten(clean(written), limit)
-    said, shown = words(written), {*words(met), *words(own)}
+    said, shown = tokenize(written), {*tokenize(met), *tokenize(own)}
     strange = sum(word not in shown for word in said)
     if len(set(said) & shown) >= 2 and strange <= _NEW_WORDS * len(said):
         return written
-    in_turn = itertools.chain.from_iterable(itertools.zip_longest(words(met), words(own)))
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(tokenize(met), tokenize(own)))
     return " ".join(list(dict.fromkeys(filter(None, in_turn)))[:limit])
 
 

@@ -23,12 +23,13 @@ from tqdm import tqdm
 
 from mma_jax.agents import choice, evidence_linear, overlap
 from mma_jax.agents.language_model import Transcript
-from mma_jax.agents.notes import Notes, words
+from mma_jax.agents.notes import Notes
 from mma_jax.agents.rollout import play
 from mma_jax.agents.routers import ORDER, action, switching
 from mma_jax.envs.environment import Environment
 from mma_jax.envs.rewards import terminal_reward
 from mma_jax.envs.tools import TERMINAL
+from mma_jax.features.text import tokenize
 from mma_jax.learning import sequences
 from mma_jax.models.tokenizer import Chat
 from mma_jax.types import Episode, InputError, Message, Policy, Trajectory
@@ -261,7 +262,7 @@ def features(notes: Notes, similar: Similar) -> sparse.csr_matrix:
     size = len(notes.handles)
     fields, tags = np.zeros((size, len(FIELDS))), np.zeros((size, 2, HASHED))
     if text := notes.got("text"):
-        own = [words(overlap.candidate_text(notes, n)) for n in range(size)]
+        own = [tokenize(overlap.candidate_text(notes, n)) for n in range(size)]
         for column, field in enumerate(FIELDS):
             profile = text["profile"].get(field, {})
             fields[:, column] = matched(profile, own, similar).sum(axis=1)

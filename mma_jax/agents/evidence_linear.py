@@ -14,9 +14,10 @@ import numpy as np
 from scipy import sparse
 
 from mma_jax.agents import choice, overlap, routers
-from mma_jax.agents.notes import Notes, words
+from mma_jax.agents.notes import Notes
 from mma_jax.agents.rollout import play
 from mma_jax.envs.environment import Environment
+from mma_jax.features.text import tokenize
 from mma_jax.types import Episode, Policy
 
 HASHED = 2048
@@ -40,7 +41,7 @@ def matches(notes: Notes, n: int) -> dict[str, float]:
     """Named evidence of candidate n: profile words it shares (by field), weighted by their share of the profile."""
     found: dict[str, float] = {}
     if text := notes.got("text"):
-        own = set(words(overlap.candidate_text(notes, n)))
+        own = set(tokenize(overlap.candidate_text(notes, n)))
         for field, profile in text["profile"].items():
             total = sum(profile.values())
             shared = {word: count / total for word, count in profile.items() if word in own}

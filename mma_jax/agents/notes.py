@@ -13,18 +13,12 @@ from mma_jax.envs.observations import read_observation
 from mma_jax.envs.prompts import read_prompt, read_summary
 from mma_jax.types import History, Message
 
-WORD = re.compile(r"[^\W_]+")
 _ITEM_ID = re.compile(r'"Analyze_Text","args":\{"item_id":([^}]*)\}')
 _AT_MOST = re.compile(r"at most (\d+)")
 _TURNS = re.compile(r"You have (\d+) turns")
 TOOL_OF = {"text": "Analyze_Text", "image": "Analyze_Image", "behavior": "Retrieve_Graph"}
 
 _REMEMBERED = 2048  # prompts and answers, enough for the episodes in play at a time
-
-
-def words(text: str) -> list[str]:
-    """Lowercase words of a title, category path or tag."""
-    return WORD.findall(text.lower())
 
 
 @dataclasses.dataclass

@@ -9,7 +9,8 @@ import re
 
 import numpy as np
 
-from mma_jax.agents.notes import Notes, words
+from mma_jax.agents.notes import Notes
+from mma_jax.features.text import tokenize
 
 _LISTED = re.compile(r"(?:says|first:) ([^;.]+)")
 
@@ -25,7 +26,9 @@ def candidate_tags(notes: Notes, n: int) -> list[str]:
     """What is known of a candidate's image tags, best first."""
     answer = notes.got("image") or {}
     item = answer.get("items", {}).get(notes.handles[n])
-    return item if isinstance(item, list) else notes.summaries[n].get("image", "").split(",")
+    if isinstance(item, list):
+        return item
+    return [tag.strip() for tag in notes.summaries[n].get("image", "").split(",") if tag.strip()]
 
 
 def said(notes: Notes) -> set[str]:
@@ -39,7 +42,7 @@ def lexical(notes: Notes) -> np.ndarray:
     profile = {word for field in notes.got("text")["profile"].values() for word in field} | said(notes)
     scores = np.zeros(len(notes.handles))
     for n in range(len(scores)):
-        own = set(words(candidate_text(notes, n)))
+        own = set(tokenize(candidate_text(notes, n)))
         scores[n] = len(own & profile) / max(len(own), 1) ** 0.5
     return scores
 

@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 from mma_jax.data.disk import write_atomically
 from mma_jax.types import InputError
 
-WORK = ("data.sha256", "cells.jsonl", "train")
-"""What a run leaves first of all. Evidence alone, in prepared/, may have been shared out by launch/ before a run."""
+WORK = ("data.sha256", "cells.jsonl")
+"""What a run leaves first of all. Evidence, in prepared/, and SFT, in train/, may have been shared out by launch/ before
+a run."""
 
 FREE = ("run", "methods", "protocols", "seeds", "mesh.data", "mesh.fsdp", "mesh.tensor")
 """Settings that may change between commands on one folder: they choose what is done and on what devices, not what comes

@@ -8,6 +8,8 @@ from mma_jax.agents import overlap, routers
 from mma_jax.agents.notes import read
 from mma_jax.agents.rollout import play
 from mma_jax.envs.environment import Environment, Options
+from mma_jax.envs.evidence import Evidence
+from mma_jax.features.text import tokenize
 from mma_jax.types import FAMILIES, Message
 
 
@@ -80,17 +82,51 @@ def test_asking_follows_the_evidence_that_answered():
 def test_overlap_scores_by_hand():
     """History: red nail polish, lip balm. Pool: hair dryer, blue nail polish, an item without text, face cream."""
     _, trajectory = tools(FUSE, "text_only")
-    history = trajectory.prompt
-    for turn in trajectory.turns[:-1]:
-        history = (*history, Message("assistant", turn.text), Message("tool", turn.observation))
-    notes = read(history)
+    notes = heard(trajectory)
     # every text shares "care" of the category; item 1 shares "nail" and "polish" as well
     lexical = overlap.lexical(notes)
-    words = [len(set(overlap.words(overlap.candidate_text(notes, n)))) for n in range(4)]
+    words = [len(set(tokenize(overlap.candidate_text(notes, n)))) for n in range(4)]
     np.testing.assert_allclose(lexical[[0, 1, 3]], [1 / words[0] ** 0.5, 3 / words[1] ** 0.5, 1 / words[3] ** 0.5])
     assert lexical[2] == 0
     assert np.argmax(overlap.fused(notes)) == 1
     assert trajectory.scores[1] == overlap.fused(notes)[1] == 1.0
+
+
+def heard(trajectory):
+    """What the agent had in front of it when it scored."""
+    history = trajectory.prompt
+    for turn in trajectory.turns[:-1]:
+        history = (*history, Message("assistant", turn.text), Message("tool", turn.observation))
+    return read(history)
+
+
+def test_tags_that_no_answer_gives_are_read_off_the_summaries():
+    """With one item to a call (the paper) the others' tags stand in the prompt alone: the same, and the same scores."""
+
+    def notes(most):
+        env = Environment(doubles.evidence(), Options(context=8192, max_items=most))
+        [trajectory] = play(FUSE, env, [doubles.episode(family="image_only", pool=(3, 1, 5, 6))], batch=4)
+        return heard(trajectory)
+
+    one, every = notes(1), notes(None)
+    assert overlap.candidate_tags(one, 1) == list(doubles.TAGS[1]) == overlap.candidate_tags(every, 1)
+    assert sum(len(overlap.candidate_tags(one, n)) for n in range(4)) == 15  # and the item without a picture has none
+    np.testing.assert_array_equal(overlap.tags(one), overlap.tags(every))
+    assert len(set(overlap.tags(one))) > 1
+
+
+def test_words_are_split_as_the_profile_s_are():
+    """Two neighbors of a run of Chinese are a word, and marks belong to their letters, as in `features.text`."""
+    titles = ("红色手表", "红色手环", "cafe\u0301 cup", "hair dryer", "", "eye liner", "face cream", "sun screen")
+
+    class Text(doubles.TextDouble):
+        def profile(self, history):
+            return {"title": {"红色": 2, "café": 1}, "category": {}, "description": {}}
+
+    env = Environment(Evidence(Text(titles)), Options(context=8192))
+    [trajectory] = play(FUSE, env, [doubles.episode("text_only", pool=(0, 1, 2, 3))], batch=4)
+    scores = overlap.lexical(heard(trajectory))
+    assert (scores[:3] > 0).all() and scores[3] == 0
 
 
 def test_rule_11_exploiters_earn_less_than_an_expert_where_evidence_decides():

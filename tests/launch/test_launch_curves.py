@@ -11,10 +11,12 @@ from absl import flags
 from absl.testing import flagsaver
 
 from launch import curves, missing_rate, pareto, sweep
+from mma_jax.config import base
 from mma_jax.evaluation.results import Cell, ResultLog
 from mma_jax.reports.load import Sample
 from mma_jax.reports.picture import standalone
 from mma_jax.reports.points import Point, point_panels
+from mma_jax.runs.workdir import open_workdir
 from mma_jax.types import OOMA, InputError
 
 CONFIG = f"--config={Path(__file__).parents[2]}/configs/demo.py"
@@ -111,8 +113,21 @@ def test_what_depends_on_the_rate_is_not_shared(tmp_path):
         (tmp_path / "first" / "prepared" / name).mkdir(parents=True)
     missing_rate.link(tmp_path / "first", tmp_path / "other")
     assert sorted(path.name for path in (tmp_path / "other" / "prepared").iterdir()) == ["generated", "images"]
-    pareto.link(tmp_path / "first", tmp_path / "price")
-    assert len(list((tmp_path / "price" / "prepared").iterdir())) == 4
+
+def test_a_price_gets_evidence_and_sft_before_it_runs(tmp_path):
+    """SFT as a copy: training writes on beside its checkpoints."""
+    log = tmp_path / "first" / "train" / "MMA-SFT" / "0" / "panel.jsonl"
+    for folder in (log.parent, tmp_path / "first" / "prepared" / "episodes", tmp_path / "first" / "train" / "MMA-Auto"):
+        folder.mkdir(parents=True)
+    log.write_text("{}\n")
+    price = tmp_path / "price"
+    pareto.link(tmp_path / "first", price)
+    pareto.link(tmp_path / "first", price)  # a rerun
+    copied = price / "train" / "MMA-SFT" / "0" / "panel.jsonl"
+    assert [path.name for path in (price / "train").iterdir()] == ["MMA-SFT"]
+    assert copied.read_text() == log.read_text() and not os.path.samefile(copied, log)
+    assert open_workdir(str(price), base(), dry_run=False) == price  # it is not taken for a run that lost its settings
+    assert (price / "config.json").exists() and (price / "prepared" / "episodes").is_dir()
 
 
 def test_undominated():

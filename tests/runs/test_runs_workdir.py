@@ -46,7 +46,7 @@ def test_work_goes_on_with_its_own_settings_alone(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["methods"] == "First-stage"
 
 
-@pytest.mark.parametrize("name", ["data.sha256", "cells.jsonl", "train"])
+@pytest.mark.parametrize("name", ["data.sha256", "cells.jsonl"])
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_work_of_unknown_settings_is_refused(tmp_path, name, dry_run):
     (tmp_path / name).mkdir()
