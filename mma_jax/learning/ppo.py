@@ -337,12 +337,12 @@ def train(
             state, figures = update(state, frozen, reference, sequences, rng, value_only=iteration < config.value_only)
             done = iteration + 1
             stop = stopping()
-            due = done % config.checkpoint_every == 0 or done == config.iterations or stop
+            due = done % config.checkpoint_every == 0 or done == config.iterations
             figures |= measured
-            if due and validate:
+            if due and validate:  # a signal adds no candidate for the best, and does not wait for one
                 figures["valid"] = validate(state.params)
             panel.write(done, figures)
-            if due:
+            if due or stop:
                 checkpoints.save(done, state, {"panel": panel.position}, figures.get("valid"))
             if stop:
                 break

@@ -142,10 +142,10 @@ def train(
     """
     step = make_step(graphdef, config, placement)
     data = batches(sequences, buckets, config.batch, seed)
-    start, state, extra = checkpoints.latest(state) or (0, copy(state), {"panel": 0, "data": data.get_state()})
+    start, state, extra = checkpoints.latest(state) or (0, copy(state), {"panel": 0, "data": data.get_state(), "recent": []})
     data.set_state(extra["data"])
     panel.rewind(extra["panel"], start)
-    recent = []
+    recent = [{name: np.float32(value) for name, value in figures.items()} for figures in extra["recent"]]
     with interrupts.deferred() as stopping:
         for done in tqdm(range(start + 1, config.steps + 1), initial=start, total=config.steps, desc="sft"):
             batch = next(data)
@@ -153,14 +153,15 @@ def train(
             stop_if_stuck(state, config.nonfinite_limit, batch._asdict(), panel.directory)
             recent.append(metrics)
             stop = stopping()
-            due = done % config.checkpoint_every == 0 or done == config.steps or stop
+            due = done % config.checkpoint_every == 0 or done == config.steps
             if due or done % config.log_every == 0:
                 figures = {name: float(np.mean([m[name] for m in jax.device_get(recent)])) for name in metrics}
                 figures["skipped"] = float(state.skipped)
                 panel.write(done, figures)
                 recent = []
-            if due:
-                checkpoints.save(done, state, {"panel": panel.position, "data": data.get_state()})
+            if due or stop:
+                unsaid = [{name: float(value) for name, value in m.items()} for m in jax.device_get(recent)]
+                checkpoints.save(done, state, {"panel": panel.position, "data": data.get_state(), "recent": unsaid})
             if stop:
                 break
     return state

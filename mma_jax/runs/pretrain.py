@@ -190,22 +190,25 @@ def train(
     step = pretrain.make_step(graph, optimizer, encoder.said)
     gates = pretrain.make_gates(graph, encoder, GATE_ROWS // 3, GATE_SEED, words)
     checkpoints, panel = Checkpoints(directory / "checkpoints", KEEP), Panel(directory, config.alarms)
-    start, state, extra = checkpoints.latest(state) or (0, state, {"panel": 0, "curve": []})
+    start, state, extra = checkpoints.latest(state) or (0, state, {"panel": 0, "curve": [], "recent": []})
     panel.rewind(extra["panel"], start)
-    curve, losses = extra["curve"], []
+    curve, recent = extra["curve"], [np.float32(loss) for loss in extra["recent"]]
     with interrupts.deferred() as stopping:
         for done in tqdm(range(start + 1, settings.steps + 1), initial=start, total=settings.steps, desc="pretrain"):
             progress = settings.begin + (1 - settings.begin) * (done - 1) / settings.steps
             batches = pretrain.make_batches(encoder, settings.seed, done - 1, progress, words)
             state, figures = step(state, batches)
             stop_if_stuck(state, settings.nonfinite_limit, _by_name(batches), directory)
-            losses.append(figures["loss"])
+            recent.append(figures["loss"])
             stop = stopping()
-            if done % settings.checkpoint_every == 0 or done == settings.steps or stop:
-                mean = round(float(np.mean(jax.device_get(losses))), 4)
-                curve, losses = [*curve, [done, mean]], []
+            due = done % settings.checkpoint_every == 0 or done == settings.steps
+            if due:
+                mean = round(float(np.mean(jax.device_get(recent))), 4)
+                curve, recent = [*curve, [done, mean]], []
                 panel.write(done, {"loss": mean, "skipped": float(state.skipped), **gates(state.params)})
-                checkpoints.save(done, state, {"panel": panel.position, "curve": curve})
+            if due or stop:
+                unsaid = [float(loss) for loss in jax.device_get(recent)]
+                checkpoints.save(done, state, {"panel": panel.position, "curve": curve, "recent": unsaid})
             if stop:
                 break
     panel.close()

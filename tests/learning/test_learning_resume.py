@@ -30,7 +30,7 @@ graphdef, params, frozen = fixture.actor_critic(trained=0.1)
 def parts(name):
     return Checkpoints(work / name / "checkpoints", 2), Panel(work / name, fixture.limits()), 0
 
-config = fixture.sft_config(steps=5)
+config = fixture.sft_config(steps=9, checkpoint_every=4, log_every=4)
 state = sft.init(params, config)
 examples = fixture.random_sequences(9)
 state = sft.train(state, frozen, graphdef, examples, config, (32,), *parts("sft"))
@@ -40,10 +40,15 @@ def collect(params, iteration):
     prompts = [[1, 2, 3], [1, 2, 4], [1, 2, 5], [1, 2, 6]]
     return fixture.play(actor, prompts, key, 0.2, lambda ids: float(ids[0] < 16), turns=1), {}
 
-config = fixture.ppo_config(iterations=6)
+def validate(params):
+    return -float(sum(abs(leaf).sum() for leaf in jax.tree.leaves(params)))  # weights grow: the first is the best
+
+config = fixture.ppo_config(iterations=8, checkpoint_every=3)
 state = ppo.init(state.params, config)
-state = ppo.train(state, frozen, graphdef, collect, config, (16,), 1, *parts("ppo"))
-np.savez(work / "done.npz", *map(np.asarray, jax.tree.leaves(state)))
+checkpoints, *others = parts("ppo")
+state = ppo.train(state, frozen, graphdef, collect, config, (16,), 1, checkpoints, *others, validate)
+best = checkpoints.best(state)
+np.savez(work / "done.npz", best[0], *map(np.asarray, jax.tree.leaves((state, best[1]))))
 """
 
 
@@ -78,9 +83,10 @@ def finish(process: subprocess.Popen) -> None:
 def test_rule_13_killed_runs_end_as_an_uninterrupted_one_bit_by_bit(tmp_path):
     whole, parts, compiled = (tmp_path / name for name in ("whole", "parts", "compiled"))
     finish(start(whole, compiled))
-    kill_after(start(parts, compiled), parts / "sft/panel.jsonl", 3)
-    kill_after(start(parts, compiled), parts / "ppo/panel.jsonl", 3)
-    kill_after(start(parts, compiled), parts / "ppo/panel.jsonl", 4, signal.SIGTERM)
+    kill_after(start(parts, compiled), parts / "sft/panel.jsonl", 1, signal.SIGTERM)
+    kill_after(start(parts, compiled), parts / "sft/panel.jsonl", 2)
+    kill_after(start(parts, compiled), parts / "ppo/panel.jsonl", 1, signal.SIGTERM)
+    kill_after(start(parts, compiled), parts / "ppo/panel.jsonl", 4)
     assert not (parts / "done.npz").exists()
     finish(start(parts, compiled))
     for log in ("sft/panel.jsonl", "ppo/panel.jsonl"):
