@@ -142,7 +142,8 @@ def train(
     """
     step = make_step(graphdef, config, placement)
     data = batches(sequences, buckets, config.batch, seed)
-    start, state, extra = checkpoints.latest(state) or (0, copy(state), {"panel": 0, "data": data.get_state(), "recent": []})
+    begin = {"panel": 0, "data": data.get_state(), "recent": []}
+    start, state, extra = checkpoints.latest(state) or (0, copy(state), begin)
     data.set_state(extra["data"])
     panel.rewind(extra["panel"], start)
     recent = [{name: np.float32(value) for name, value in figures.items()} for figures in extra["recent"]]

@@ -34,6 +34,7 @@ def run(config, directory: Path, dry_run: bool) -> None:
     if hosts.several():
         hosts.alone(lambda: prepare.build(experiment(config, directory)), "evidence and episodes")
     made = experiment(config, directory)
+    prepare.check_agents(made)
     names = prepare.methods(made)
     cells = [
         Cell(made.dataset.name, protocol, name, seed)

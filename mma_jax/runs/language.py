@@ -131,14 +131,8 @@ class Language:
 
     @functools.cache  # noqa: B019 - compiled once for an environment's options
     def _grammar(self, chosen: Options) -> Grammar:
-        size, room = self.config.pool.size, self.config.sampler.max_new
-        made = compile_grammar(self.tokenizer, self.chat.end[-1], toolbox(chosen), size, self.base.config.vocab_size)
-        scores = json.dumps(
-            {"tool": TERMINAL, "args": {"scores": dict.fromkeys(handles(size), 0)}}, separators=(",", ":")
-        )
-        if room < (least := self.chat.count(scores) + 1):
-            raise InputError(f"sampler.max_new={room} is less than the {least} tokens of {size} scores: raise it")
-        return made
+        size, vocabulary = self.config.pool.size, self.base.config.vocab_size
+        return compile_grammar(self.tokenizer, self.chat.end[-1], toolbox(chosen), size, vocabulary)
 
     def state(self, adapter: nnx.State) -> nnx.State:
         """What the sampler takes: all weights, on this process's devices."""
@@ -215,19 +209,26 @@ def check(config) -> None:
             f"agents need a base model, and {config.model.path or L0_TINY} is none: give a Hugging Face folder by "
             "--config.model.path, for example the DIR/l0_tiny that --config.run=pretrain makes"
         )
-    tokenizer = load_tokenizer(config.model.path or L0_TINY)
+    chat = Chat(load_tokenizer(config.model.path or L0_TINY))
     longest = min(config.env.context, max(numbers(config, "sampler.slots")))
     if config.model.lengths and (trained := max(numbers(config, "model.lengths"))) < longest:
         raise InputError(
             f"config.model.lengths ends at {trained}, and an episode may have {longest} tokens: add {longest}"
         )
-    count = Chat(tokenizer).count if config.env.count == "model" else estimate_tokens
+    count = chat.count if config.env.count == "model" else estimate_tokens
     size = config.pool.size
     room = Environment(Evidence(), options(config, "ooma"), count).budget(size)
     if longest < (least := room.prompt + size * room.summary + room.scores):
         raise InputError(
             f"config.sampler.slots ends at {longest}, and {size} candidates with their scores take {least} tokens: "
             f"add {room.context}"
+        )
+    scores = {"tool": TERMINAL, "args": {"scores": dict.fromkeys(handles(room.scored), 0)}}
+    least = chat.count(json.dumps(scores, separators=(",", ":"))) + 1
+    if config.sampler.max_new < least:
+        raise InputError(
+            f"config.sampler.max_new={config.sampler.max_new} is less than the {least} tokens of {room.scored} scores: "
+            "raise it"
         )
 
 

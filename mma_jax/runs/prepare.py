@@ -42,6 +42,12 @@ def methods(made: Experiment) -> list[str]:
     return chosen(made.config.methods, world=made.world is not None)
 
 
+def check_agents(made: Experiment) -> None:
+    """Raises InputError, before any work, where agents are asked for that could not play."""
+    if any(METHODS[name].needs_language_model for name in methods(made)):
+        language.check(made.config)
+
+
 def data_statistics(made: Experiment) -> dict:
     """What `describe_data` found, from DIR/statistics.json if it is there."""
     path = made.directory / "statistics.json"
@@ -56,8 +62,7 @@ def run(config, directory: Path, dry_run: bool) -> None:
             plan(experiment(config, Path(scratch)))
         return
     made = experiment(config, directory)
-    if any(METHODS[name].needs_language_model for name in methods(made)):
-        language.check(config)
+    check_agents(made)
     for problem in [*made.dataset.problems, *unreadable(made)]:
         print(f"  note: {problem}")
     show(made.dataset.name, data_statistics(made))

@@ -15,7 +15,7 @@ from mma_jax.data.disk import write_atomically
 from mma_jax.types import InputError
 
 WORK = ("data.sha256", "cells.jsonl")
-"""What a run leaves first of all. Evidence in prepared/ and SFT in train/ may have been shared out by launch/ before."""
+"""What a run leaves first of all. Evidence in prepared/ and SFT in train/ may have been there before: see launch/."""
 
 FREE = ("run", "methods", "protocols", "seeds", "mesh.data", "mesh.fsdp", "mesh.tensor")
 """Settings that may change between commands on one folder: they choose what is done and on what devices, not what comes

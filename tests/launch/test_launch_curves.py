@@ -114,6 +114,7 @@ def test_what_depends_on_the_rate_is_not_shared(tmp_path):
     missing_rate.link(tmp_path / "first", tmp_path / "other")
     assert sorted(path.name for path in (tmp_path / "other" / "prepared").iterdir()) == ["generated", "images"]
 
+
 def test_a_price_gets_evidence_and_sft_before_it_runs(tmp_path):
     """SFT as a copy: training writes on beside its checkpoints."""
     log = tmp_path / "first" / "train" / "MMA-SFT" / "0" / "panel.jsonl"

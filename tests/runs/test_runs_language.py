@@ -40,6 +40,11 @@ def test_what_training_could_not_hold_is_told_before_any_work(tmp_path):
     config.model.lengths, config.sampler.slots = "", "1024"
     with pytest.raises(InputError, match=r"slots ends at 1024, and 100 candidates .* take \d+ tokens: add 8192"):
         check(config)
+    config.sampler.slots, config.sampler.max_new = "8192", 150
+    with pytest.raises(InputError, match=r"sampler\.max_new=150 is less than the 20\d tokens of 100 scores: raise it"):
+        check(config)
+    config.pool.size = 70
+    check(config)
     (tmp_path / "config.json").write_text("{}")
     config.model.path = str(tmp_path)
     with pytest.raises(InputError, match=r"no tokenizer\.json"):
