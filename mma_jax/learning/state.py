@@ -118,10 +118,11 @@ def stop_if_stuck(state: TrainState, limit: int, batch: dict[str, np.ndarray], d
     if int(state.streak) < limit:
         return
     path = directory / f"nonfinite_{int(state.tried)}.npz"
-    directory.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".tmp"), "wb") as file:
-        np.savez(file, **batch)
-    os.replace(path.with_suffix(".tmp"), path)
+    if jax.process_index() == 0:  # of several all stop here, with the same batch
+        directory.mkdir(parents=True, exist_ok=True)
+        with open(path.with_suffix(".tmp"), "wb") as file:
+            np.savez(file, **batch)
+        os.replace(path.with_suffix(".tmp"), path)
     raise FloatingPointError(
         f"{limit} updates in a row had a loss or gradient that is not finite; the last batch is in {path}"
     )
