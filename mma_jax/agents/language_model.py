@@ -236,7 +236,9 @@ def _reseat(session, n: int, old: _Row, new: _Row) -> None:
 
 def _read_unread(session, rows: list[_Row], numbers: Iterable[int]) -> None:
     """Give the session what rows have not been computed of; what is the same text from its beginning, once."""
-    numbers, sources = list(numbers), {}
+    numbers, sources = [n for n in numbers if rows[n].unread], {}
+    if not numbers:
+        return
     for n in numbers:
         sources.setdefault(tuple(rows[n].transcript.tokens), n)
     firsts = list(sources.values())

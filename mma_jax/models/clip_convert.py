@@ -183,7 +183,22 @@ def _transformers_config(path: pathlib.Path) -> clip.ClipConfig:
     values = tensors.read_json(preprocess)
     with _configuration(preprocess):
         pixels = {ours: tuple(values[theirs]) for theirs, ours in _TRANSFORMERS_PIXELS.items() if theirs in values}
-        return dataclasses.replace(config, **pixels)
+        return dataclasses.replace(config, resize_mode=_resize_mode(values, config.image_size, preprocess), **pixels)
+
+
+def _resize_mode(values: dict, size: int, path: pathlib.Path) -> str:
+    """How a transformers CLIPImageProcessor makes a square of a picture. Raises InputError if not as `clip.pixels`."""
+    if values.get("resample", _BICUBIC) != _BICUBIC:
+        raise InputError(f"{path}: resample is {values['resample']}, only {_BICUBIC} (bicubic) can be done here")
+    asked = values.get("size", size)
+    if asked == {"height": size, "width": size}:
+        return "squash"
+    if asked in (size, {"shortest_edge": size}) and values.get("do_center_crop", True):
+        return "shortest"
+    raise InputError(f"{path}: size is {asked}, and a model of {size} needs that side, or a center crop after it")
+
+
+_BICUBIC = 3  # PIL's number
 
 
 _TRANSFORMERS_PIXELS = {"image_mean": "mean", "image_std": "std"}

@@ -24,6 +24,7 @@ class Agents:
 
     def __init__(self, made: Experiment):
         self.made, self.config = made, made.config
+        self._memories: dict[int, agentcf.Memories] = {}
         self._players = {"AgentCF": self._agentcf, **dict.fromkeys(BASELINES, Baselines(made).player)}
 
     @functools.cached_property
@@ -60,9 +61,10 @@ class Agents:
             room = {"batch": rows, "max_new": max_new, "context": context}
             return generate(language.sampler, state, language.chat, histories, **room)
 
-        train = self.made.fit_episodes("ooma")
-        order = np.random.default_rng(seed).permutation(len(train))
-        memories = agentcf.learn(
-            self.made.environment("train", "ooma"), [train[n] for n in order], complete, config, seed
-        )
+        if seed not in self._memories:  # the same for all protocols
+            train = self.made.fit_episodes("ooma")
+            order = np.random.default_rng(seed).permutation(len(train))
+            env = self.made.environment("train", "ooma")
+            self._memories[seed] = agentcf.learn(env, [train[n] for n in order], complete, config, seed)
+        memories = self._memories[seed]
         return lambda env, episodes: agentcf.play(env, episodes, memories, complete, fits, config)

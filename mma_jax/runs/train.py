@@ -127,6 +127,11 @@ class Trainer:
         recipe, directory = RECIPES[name], self.directory(name, seed)
         panel = Panel(directory, self.config.alarms, writes=hosts.first())
         checkpoints = Checkpoints(directory / "checkpoints", KEEP)
+        if not checkpoints.step and (directory / "adapter" / peft.SETTINGS).is_file():
+            raise InputError(
+                f"{directory} has a trained adapter and no checkpoints, which hold the value head and what PPO goes on "
+                "from: put them back, or delete the folder to train anew"
+            )
         try:
             if recipe.start:
                 learned = self._reinforce(recipe, self.adapter(recipe.start, seed), seed, panel, checkpoints)

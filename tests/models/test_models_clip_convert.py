@@ -72,6 +72,29 @@ def test_transformers_format(transformers_folder):
     assert float(model.logit_scale[...]) == pytest.approx(reference.logit_scale.item(), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"size": 32, "resample": 3, "do_center_crop": True}, "shortest"),  # OpenAI's files
+        ({"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}, "shortest"),
+        ({"size": {"height": 32, "width": 32}, "do_center_crop": False}, "squash"),
+        ({"size": {"height": 32, "width": 32}, "resample": 2}, "resample is 2, only 3"),
+        ({"size": 32, "do_center_crop": False}, "size is 32, and a model of 32 needs"),
+        ({"size": {"shortest_edge": 40}}, "size is .'shortest_edge': 40., and a model of 32 needs"),
+    ],
+)
+def test_how_transformers_prepares_pictures_is_kept_or_refused(transformers_folder, tmp_path, values, expected):
+    for file in transformers_folder[1].iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5, 0.4, 0.3]} | values))
+    if expected in clip.RESIZE_MODES:
+        _, config = clip_convert.load(tmp_path)
+        assert config.resize_mode == expected and config.mean == (0.5, 0.4, 0.3)
+        return
+    with pytest.raises(InputError, match=expected):
+        clip_convert.load(tmp_path)
+
+
 @pytest.mark.parametrize(("quick_gelu", "resize_mode"), [(True, None), (False, "squash")])
 def test_open_clip_format(tmp_path, quick_gelu, resize_mode):
     torch = pytest.importorskip("torch")

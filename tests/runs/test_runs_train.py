@@ -1,6 +1,7 @@
 """Training and playing the language-model agents from a config, on a base model of random weights."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -95,6 +96,15 @@ def test_the_checkpoint_that_validates_best_is_the_agent(trained, config):
         np.testing.assert_array_equal(ours, theirs)
     validate = trainer.validation(train.RECIPES["MMA-Auto"])
     assert validate(best.params) == pytest.approx(judged[step], abs=1e-6)
+
+
+def test_an_adapter_that_lost_its_checkpoints_is_not_trained_over(trained, config, tmp_path):
+    copied = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    adapter = copied / "train" / "MMA-SFT" / "0" / "adapter" / "adapter_model.safetensors"
+    before = adapter.read_bytes()
+    with pytest.raises(InputError, match=r"MMA-SFT/0 has a trained adapter and no checkpoints.* put them back"):
+        train.run(config, copied, dry_run=False)
+    assert adapter.read_bytes() == before
 
 
 def test_trained_adapters_are_there_for_peft(trained, config):
