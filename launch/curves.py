@@ -136,8 +136,9 @@ def subsets(found: Sequence[Key], protocol: str) -> list[str]:
 
 
 def mean(values: np.ndarray, users: np.ndarray) -> tuple[float, float, float]:
-    """Mean and the ends of its 95% interval, users resampled."""
-    return (float(values.mean()), *cluster_bootstrap(values, users, RESAMPLES))
+    """Mean and the ends of its 95% interval, users resampled; of one user the mean alone."""
+    value = float(values.mean())
+    return (value, *np.nan_to_num(cluster_bootstrap(values, users, RESAMPLES), nan=value).tolist())
 
 
 def protocols() -> list[str]:

@@ -167,7 +167,10 @@ def chosen(names: str, world: bool) -> list[str]:
             known = ", ".join(("scripted", "baselines", "agents", *METHODS))
             raise InputError(f"unknown method {name!r} in config.methods: known are {known}")
         elif METHODS[name].needs_world and not world:
-            raise InputError(f"method {name!r} needs data.source=generated: only there is the truth known")
+            raise InputError(
+                f"method {name!r} needs the truth: data.source=generated, as it is (data.drop_rate=0, data.max_history "
+                "no less than world.history, pool.negatives=all)"
+            )
         else:
             picked.append(name)
     if not picked:

@@ -7,6 +7,7 @@ The checks below try each of these on the very episodes that methods are judged 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -51,17 +52,15 @@ def gain(episodes: list[Episode], scores: np.ndarray, base: np.ndarray, resample
     """Lower bound (users resampled) of the mean NDCG@10 gain of `scores` over `base`, per family.
 
     scores, base: float [E, B]. One-sided, and 5% over all families together (Bonferroni): the worst of them decides.
+    One user bounds nothing: -1, the least that a gain can be.
     """
     targets = np.array([e.target_position for e in episodes])
     delta = ranking.ndcg(scores, targets, 10) - ranking.ndcg(base, targets, 10)
     users, of_family = np.array([e.user for e in episodes]), np.array([e.family for e in episodes])
     families = list(dict.fromkeys(of_family.tolist()))
-    return {
-        family: cluster_bootstrap(
-            delta[of_family == family], users[of_family == family], resamples, seed=0, level=1 - 0.1 / len(families)
-        )[0]
-        for family in families
-    }
+    level, members = 1 - 0.1 / len(families), {family: of_family == family for family in families}
+    lows = {f: cluster_bootstrap(delta[m], users[m], resamples, seed=0, level=level)[0] for f, m in members.items()}
+    return {family: -1.0 if math.isnan(low) else low for family, low in lows.items()}
 
 
 def worst(check: str, dataset: str, gains: dict[str, float], threshold: float) -> dict:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from mma_jax.agents.demonstrations import SOURCES
 from mma_jax.agents.registry import METHODS
 from mma_jax.baselines.registry import BASELINES
+from mma_jax.baselines.sasrec import LOSSES
 from mma_jax.data import thinning
 from mma_jax.envs.environment import Environment, Options
 from mma_jax.envs.evidence import Evidence
@@ -21,9 +22,12 @@ from mma_jax.types import InputError
 ANY = math.inf
 _OF_BASELINES = {
     "lr": (0, ANY),
-    "dropout": (0, 0.99),
-    **dict.fromkeys(("epochs", "batch", "validate_every", "patience", "length", "negatives"), (1, ANY)),
-    **dict.fromkeys(("dim", "layers", "propagations", "heads"), (1, ANY)),
+    **dict.fromkeys(("dropout", "drop"), (0, 0.99)),
+    **dict.fromkeys(("epochs", "batch", "validate_every", "patience", "length", "negatives", "history"), (1, ANY)),
+    **dict.fromkeys(("dim", "layers", "propagations", "heads", "code", "hidden", "projected", "contrast"), (1, ANY)),
+    **dict.fromkeys(("neighbors", "steps", "anchors", "hops", "nodes", "eigenvectors", "codes", "top"), (1, ANY)),
+    **dict.fromkeys(("temperature", "general_temperature", "align_temperature"), (1e-3, ANY)),
+    **dict.fromkeys(("reg", "weight", "usage", "load", "disentangle", "align", "generate", "noise"), (0, ANY)),
 }
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, ANY),
@@ -104,6 +108,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "graph.source": ("interactions", "copurchases"),
     "sft.scores": SOURCES,
     "sft.mean": sft.MEANS,
+    "baselines.sasrec.loss": LOSSES,
 }
 
 

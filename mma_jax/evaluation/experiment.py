@@ -78,11 +78,14 @@ class Experiment:
 
     @functools.cached_property
     def world(self) -> World | None:
-        """The truth behind a generated dataset, for bounds alone; None where parts of the dataset were taken away, for
-        a bound would still know them."""
-        if self.config.data.source != "generated" or self.config.data.drop_rate:
+        """The truth behind a generated dataset, for bounds alone; None where a bound would be none: parts of the
+        dataset were taken away or histories cut short, which it would not know of, or negatives drawn by popularity,
+        which it takes for even."""
+        config = self.config
+        if config.data.source != "generated" or config.data.drop_rate or config.pool.negatives != "all":
             return None
-        return World(generated.world_config(self.config.world))
+        known = generated.world_config(config.world)
+        return World(known) if config.data.max_history >= known.history[1] else None
 
     @functools.cached_property
     def positive(self) -> np.ndarray:

@@ -109,9 +109,11 @@ def _standing(scores: np.ndarray, held: Held, first: int, end: int) -> tuple[np.
     if np.isnan(scores.max(initial=-np.inf)):  # nan if any is
         raise InputError("full-sort evaluation: a score is nan")
     row, item = held.targets.of(first, end)
-    seen_row, seen_item = held.seen.of(first, end)
+    taken_row, taken_item = held.seen.of(first, end)
     size = scores.shape[1]
-    if np.isin(row * size + item, seen_row * size + seen_item).any():
+    pairs = np.unique(taken_row * size + taken_item)  # whoever took an item twice has one candidate less, not two
+    seen_row, seen_item = np.divmod(pairs, size)
+    if np.isin(row * size + item, pairs).any():
         raise InputError("full-sort evaluation: a target is among the items that its user has taken before")
     own, seen = (
         scores[row, item],

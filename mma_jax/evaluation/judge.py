@@ -24,14 +24,21 @@ It is some thousandths too high (notebooks/LOG.md): compare by it, and take the 
 
 
 def alpha_grid(step: float) -> np.ndarray:
-    """{0, step, …, 1}."""
+    """{0, step, …, 1}. step: 1 over a whole number."""
     return np.linspace(0.0, 1.0, round(1.0 / step) + 1)
 
 
-def fused_scores(trajectories: list[Trajectory], alpha: float) -> np.ndarray:
-    """float64 [E, B] final scores of Eq. 2; an episode without scores keeps its first stage."""
+def fused_scores(trajectories: list[Trajectory], alpha: float | None) -> np.ndarray:
+    """float64 [E, B] final scores of Eq. 2; an episode without scores keeps its first stage.
+
+    alpha: None for controls and bounds, whose scores stand for themselves: where all are equal, that is a tie, and not
+        the first stage.
+    """
     first = np.stack([t.episode.case.scores for t in trajectories]).astype(np.float64)
-    return fuse(first, np.stack([t.scores for t in trajectories]), alpha)
+    own = np.stack([t.scores for t in trajectories])
+    if alpha is None:
+        return np.where(np.isfinite(own).all(axis=1, keepdims=True), own, fuse(first, own, 0.0))
+    return fuse(first, own, alpha)
 
 
 def choose_alpha(validation: list[Trajectory], step: float) -> tuple[float, float]:
@@ -42,7 +49,7 @@ def choose_alpha(validation: list[Trajectory], step: float) -> tuple[float, floa
     return float(grid[best]), float(values[best])
 
 
-def episode_rows(trajectories: list[Trajectory], alpha: float, belief: np.ndarray | None = None) -> list[dict]:
+def episode_rows(trajectories: list[Trajectory], alpha: float | None, belief: np.ndarray | None = None) -> list[dict]:
     """One dict per episode: identity, ranking metrics, routing diagnostics (nan where undefined).
 
     belief: float64 [E, B], P(target = candidate) of whoever knows the world, for EXPECTED.
@@ -66,11 +73,12 @@ def episode_rows(trajectories: list[Trajectory], alpha: float, belief: np.ndarra
     return rows
 
 
-def result_rows(rows: list[dict], alpha: float, valid: float | None = None) -> list[dict]:
+def result_rows(rows: list[dict], alpha: float | None, valid: float | None = None) -> list[dict]:
     """{"subset", "metric", "value", "n"} for all episodes, each family, and recalled and inserted targets apart; none
     for what no episode is. A target may be neither: recalled among negatives alone, or absent from a fixed pool.
 
-    alpha: the fusion weight. valid: the NDCG@10 on validation that it was chosen by; None where nothing was chosen.
+    alpha: the fusion weight, None as for `fused_scores`. valid: the NDCG@10 on validation that it was chosen by; None
+        where nothing was chosen.
     """
     subsets: dict[str, list[dict]] = {"all": rows}
     for family in dict.fromkeys(row["subset"] for row in rows):
@@ -82,7 +90,7 @@ def result_rows(rows: list[dict], alpha: float, valid: float | None = None) -> l
         for subset, members in subsets.items()
         for metric, value in _averages(members).items()
     ]
-    chosen = {"alpha": alpha} | ({} if valid is None else {"valid_ndcg@10": valid})
+    chosen = {"alpha": alpha or 0.0} | ({} if valid is None else {"valid_ndcg@10": valid})
     return [*results, *({"subset": "all", "metric": name, "value": chosen[name], "n": len(rows)} for name in chosen)]
 
 
@@ -94,7 +102,7 @@ def _averages(members: list[dict]) -> dict[str, float]:
     return values | (diagnostics.summarize(members) if "turns" in members[0] else {})
 
 
-def trace(trajectory: Trajectory, alpha: float, titles: tuple[str, ...]) -> dict:
+def trace(trajectory: Trajectory, alpha: float | None, titles: tuple[str, ...]) -> dict:
     """An episode for the trace viewer, evaluator's knowledge included (the report is not an agent)."""
     episode, case = trajectory.episode, trajectory.episode.case
     final = fused_scores([trajectory], alpha)[0]

@@ -52,14 +52,14 @@ Reference = Callable[[Sequence[Trajectory]], tuple[np.ndarray, np.ndarray]]
 
 
 def decompose(
-    cell: Cell, trajectories: Sequence[Trajectory], alpha: float, reference: Reference, step: float
+    cell: Cell, trajectories: Sequence[Trajectory], alpha: float | None, reference: Reference, step: float
 ) -> list[dict]:
     """Rows of regret.jsonl: the cell's fields, subset ("all" or a family), part, value, se, n.
 
     Args:
         cell: names the method, for the rows.
         trajectories: of its test episodes.
-        alpha: the validated fusion weight it is judged with.
+        alpha: the validated fusion weight it is judged with; None as for `judge.fused_scores`.
         reference: `bayes_reference` or a `FittedReference`.
         step: of the grid of fusion weights; `alpha` should lie on it, or fusion may come out negative.
 
@@ -87,7 +87,9 @@ def decompose(
     ]
 
 
-def split(played: Sequence[Trajectory], alpha: float, reference: Reference, grid: np.ndarray) -> dict[str, np.ndarray]:
+def split(
+    played: Sequence[Trajectory], alpha: float | None, reference: Reference, grid: np.ndarray
+) -> dict[str, np.ndarray]:
     """The PARTS of every episode, float64 [E] each. grid: fusion weights that the oracles choose among."""
     targets = np.array([t.episode.target_position for t in played])
     inside = (targets >= 0).astype(float)

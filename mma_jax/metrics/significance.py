@@ -104,7 +104,7 @@ def cluster_bootstrap(
       level: coverage.
 
     Returns:
-      low, high; (nan, nan) without values.
+      low, high; (nan, nan) of fewer than two clusters, which say nothing of how clusters differ.
 
     Raises:
       ValueError: shapes differ or a value is nan.
@@ -113,6 +113,8 @@ def cluster_bootstrap(
     if not len(values):
         return float("nan"), float("nan")
     means = _resampled_means(values, clusters, n_resamples, seed)
+    if len(np.unique(clusters)) < 2:
+        return float("nan"), float("nan")
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -136,7 +138,7 @@ def tost(
 
     The larger of the shares of resampled mean differences at or below -margin and at or above +margin, with one added
     to the counts so that p is never 0. p <= .05 says, to that one count, that the 90% percentile interval lies
-    inside (-margin, margin): the methods are equivalent up to the margin.
+    inside (-margin, margin): the methods are equivalent up to the margin. One cluster tells nothing: p = 1.
 
     Raises:
       ValueError: margin is not positive, x and y are not matched, are empty, or hold a nan.
@@ -147,6 +149,8 @@ def tost(
     if not len(delta):
         raise ValueError("nothing to compare: no matched episodes")
     means = _resampled_means(delta, clusters, n_resamples, seed)
+    if len(np.unique(clusters)) < 2:
+        return 1.0
     outside = max((means <= -margin).sum(), (means >= margin).sum())
     return float((outside + 1) / (n_resamples + 1))
 

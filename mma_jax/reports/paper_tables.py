@@ -101,7 +101,7 @@ def static_of(asked: Asked, protocol: str) -> Static:
                 f"--static={asked.static}: no results in {protocol}; there are {', '.join(sorted(played))}"
             )
         return Static(asked.static, "named by --static.")
-    valid = {name: _seeds(rows, name, VALID) for name in STATIC if name in asked.methods}
+    valid = {name: _seeds(rows, name, VALID) for name in STATIC}
     valid = {name: statistics.fmean(seeds) for name, seeds in valid.items() if seeds}
     if valid:
         best = max(valid, key=valid.__getitem__)
@@ -237,13 +237,14 @@ def _significance(asked: Asked) -> list[Table | str]:
 
 def _router(asked: Asked) -> list[Table | str]:
     rows, static = asked.rows("ooma"), static_of(asked, "ooma")
-    shown = [row for row in rows if row["method"] == static.name or row["method"] not in STATIC]
+    compared = [row for row in _all_rows(asked, "ooma") if row["method"] == static.name]
+    shown = [*compared, *(row for row in rows if row["method"] not in (static.name, *STATIC))]
     base = _mean(rows, ROUTER)
     columns = [Column(tables.metric_of(name).header, name, "all") for name in ("ndcg@10", "failed_call_rate", "turns")]
     table = tables.tabulate(shown, "Ours: deterministic-router control, OOMA", columns)
 
     def difference(name: str) -> str:
-        value = _mean(rows, name)
+        value = _mean(shown, name)
         return "" if None in (value, base) or name == ROUTER else f"{value - base:+.4f}"
 
     table = _with_column(table, f"Δ NDCG@10 to {ROUTER}", difference)

@@ -32,9 +32,11 @@ class Interval:
 
 
 def interval(method: str, role: str, values: np.ndarray, users: np.ndarray, n_resamples: int, seed: int) -> Interval:
-    """Percentile bootstrap of the mean of `values` [E], resampling users (one draw for all episodes of a user)."""
-    low, high = cluster_bootstrap(values, users, n_resamples=n_resamples, seed=seed)
-    return Interval(method, float(values.mean()), low, high, role)
+    """Percentile bootstrap of the mean of `values` [E], resampling users (one draw for all episodes of a user); of one
+    user the mean alone."""
+    mean = float(values.mean())
+    low, high = np.nan_to_num(cluster_bootstrap(values, users, n_resamples=n_resamples, seed=seed), nan=mean)
+    return Interval(method, mean, float(low), float(high), role)
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:

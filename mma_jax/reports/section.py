@@ -20,7 +20,7 @@ PROTOCOLS = {
     "full_catalog": (
         "Full catalog, fixed pool",
         "The first stage’s top candidates as they are: a target that it did not find counts as zero, for every method "
-        "alike, so Recall@100 is the same for all that share the pool.",
+        "alike, so recall at the pool’s size is the same for all that share it.",
     ),
     "interactive": (
         "With clarification questions",

@@ -23,7 +23,7 @@ from mma_jax.baselines.layers import check_heads
 from mma_jax.baselines.registry import BASELINES
 from mma_jax.data.disk import write_atomically
 from mma_jax.data.missing import realizable
-from mma_jax.evaluation.checks import RANGES, check_range, listed, seeds
+from mma_jax.evaluation.checks import CHOICES, RANGES, check_range, listed, one_of, seeds
 from mma_jax.evaluation.experiment import Experiment
 from mma_jax.features.text_vectors import vectors
 from mma_jax.metrics import ranking
@@ -142,8 +142,11 @@ def check(config, names: list[str]) -> None:
         settings = config.baselines[key]
         for values in combinations(settings.grid, settings):
             for setting, value in values.items():
-                if bounds := RANGES.get(f"baselines.{key}.{setting}"):
-                    check_range(f"baselines.{key}.grid: {setting}={value}", value, bounds)
+                name, said = f"baselines.{key}.{setting}", f"baselines.{key}.grid: {setting}"
+                if bounds := RANGES.get(name):
+                    check_range(f"{said}={value}", value, bounds)
+                if known := CHOICES.get(name):
+                    one_of(said, value, known)
             if "heads" in settings:
                 check_heads(key, _with(settings, values))
 

@@ -24,7 +24,7 @@ class Beyond:
         self.made, self.agents, self.config = made, agents, made.config
         self.reference = functools.cache(self._reference)
 
-    def regret(self, cell: Cell, trajectories: list[Trajectory], alpha: float) -> list[dict]:
+    def regret(self, cell: Cell, trajectories: list[Trajectory], alpha: float | None) -> list[dict]:
         """Rows of regret.jsonl; none where evidence lies, for then no reference knows better."""
         if cell.protocol.startswith("stress") or not any(t.turns for t in trajectories):
             return []
@@ -54,7 +54,7 @@ class Beyond:
         env, episodes = made.environment("test", protocol), made.episodes("test", protocol)
         return regret.FittedReference(env, episodes, scorer, self.config.eval.batch, self.config.eval.alpha_step)
 
-    def traces(self, cell: Cell, play: Play, trajectories: list[Trajectory], alpha: float) -> list[dict]:
+    def traces(self, cell: Cell, play: Play, trajectories: list[Trajectory], alpha: float | None) -> list[dict]:
         """The first few played episodes of every family, for the trace viewer, with what else could have happened."""
         kept: dict[str, list[Trajectory]] = {}
         for trajectory in trajectories:

@@ -121,7 +121,7 @@ def evaluate_cell(made: Experiment, cell: Cell, study: Beyond) -> tuple[dict, li
     """
     method = METHODS[cell.method]
     play = method.make(context(made, cell, lambda: study.agents.player(cell.method, cell.seed)))
-    alpha, valid = 0.0, None
+    alpha, valid = None, None
     if method.fused:
         validation = play(made.environment("valid", cell.protocol), made.episodes("valid", cell.protocol))
         alpha, valid = judge.choose_alpha(validation, made.config.eval.alpha_step)

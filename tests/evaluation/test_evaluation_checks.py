@@ -51,6 +51,12 @@ def test_unknown_names(key):
         ("baselines.sasrec.heads", 0, "baselines.sasrec.heads"),
         ("baselines.sasrec.dropout", 1.0, "baselines.sasrec.dropout=1.0: give a number between 0 and 0.99"),
         ("baselines.lrmm.negatives", 0, "baselines.lrmm.negatives"),
+        ("baselines.lrmm.drop", 1.5, "baselines.lrmm.drop=1.5: give a number between 0 and 0.99"),
+        ("baselines.macl.contrast", 0, "baselines.macl.contrast"),
+        ("baselines.macl.temperature", 0.0, "baselines.macl.temperature=0.0: give a number at least 0.001"),
+        ("baselines.gre_mc.codes", 0, "baselines.gre_mc.codes"),
+        ("baselines.completion.history", -3, "baselines.completion.history"),
+        ("baselines.sasrec.loss", "foo", "unknown 'foo' in config.baselines.sasrec.loss: known are bce, ce"),
     ],
 )
 def test_what_would_fail_late(key, value, word):

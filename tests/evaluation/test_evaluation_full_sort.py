@@ -63,6 +63,7 @@ CASES = {  # levels of score, seen, targets
     "several targets": (9, [[], [5], [1]], [[2, 0], [3, 0, 1], [0, 2, 3, 4, 5]]),
     "several targets, ties": (2, [[], [5], [1]], [[2, 0], [3, 0, 1], [0, 2, 3, 4, 5]]),
     "all else seen": (3, [[0, 1, 2, 3, 4]], [[5]]),
+    "taken twice": (9, [[0, 0, 4, 0, 0]], [[3]]),
 }
 
 

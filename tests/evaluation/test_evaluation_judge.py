@@ -1,6 +1,7 @@
 """From trajectories to rows: fusion weight, metrics and subsets against hand-computed values."""
 
 import numpy as np
+import pytest
 
 from mma_jax.agents.rollout import judged
 from mma_jax.evaluation import judge
@@ -27,6 +28,23 @@ def test_fusion_by_hand():
     np.testing.assert_allclose(fused, [[0.25, 0.125 + 0.375, 0.75]])
     unscored = judge.fused_scores([trajectory(0, [np.nan] * 3)], 0.25)
     np.testing.assert_allclose(unscored, [[1.0, 0.5, 0.0]])
+
+
+def test_what_is_not_fused_stands_for_itself():
+    """A control that says nothing is at chance, as DESIGN §5.6 has a constant scorer; silence in Eq. 2 is s0."""
+    played = [
+        trajectory(0, [7, 7, 7]),
+        trajectory(1, [-3, 9, 2]),
+        trajectory(2, [np.nan] * 3),
+        trajectory(3, [1, 2, np.nan]),
+    ]
+    own = judge.fused_scores(played, None)
+    np.testing.assert_allclose(own, [[7, 7, 7], [-3, 9, 2], [1.0, 0.5, 0.0], [0, 1, 0]])
+    np.testing.assert_allclose(judge.fused_scores(played, 0.0)[0], [1.0, 0.5, 0.0])
+    rows = judge.episode_rows(played[:1], None)
+    assert rows[0]["ndcg@10"] == pytest.approx((1 + 1 / np.log2(3) + 1 / 2) / 3)
+    results = {(r["subset"], r["metric"]): r["value"] for r in judge.result_rows(rows, None)}
+    assert results["all", "alpha"] == 0.0
 
 
 def test_alpha_is_the_smallest_of_the_best():

@@ -110,6 +110,15 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
     assert 0.90 <= np.mean(covered) <= 0.98
 
 
+def test_one_user_bounds_nothing():
+    values, user = np.arange(10.0), np.zeros(10)
+    assert np.isnan(significance.cluster_bootstrap(values, user)).all()
+    assert np.isnan(significance.cluster_bootstrap(np.empty(0), np.empty(0))).all()
+    assert significance.tost(values, values, 0.1, user) == 1.0
+    found = significance.compare(values, values[::-1], user)
+    assert np.isnan(found["ci_low"]) and found["p_same"] == 1.0 and found["n_clusters"] == 1
+
+
 def test_paired_bootstrap_is_of_the_difference(pair):
     x, y, users = pair
     low, high = significance.paired_bootstrap(x, y, users, 500, 1)

@@ -125,6 +125,10 @@ def test_static_is_named_or_the_best_on_validation_never_on_test(folder):
         write_cell(log, "MACL", 0, 0.3, more={"valid_ndcg@10": 0.2}.items())
     chosen = paper_tables.static_of(ask(folder, (*METHODS, "LRMM", "MACL")), "ooma")
     assert chosen.name == "LRMM" and "best of 2 on validation data (NDCG@10 0.4000)" in chosen.why
+    # --methods narrows what is shown, not what Static is chosen among
+    assert paper_tables.static_of(ask(folder, ("MMA-Auto",)), "ooma") == chosen
+    alone = written(folder, "table7", methods=("RuleRouter-Fuse", "MMA-Auto"))[".md"]
+    assert cells(alone, "LRMM")[-1] == "-0.1100" and cells(alone, "MMA-Auto")[-1] == "+0.0400"
 
 
 def test_without_any_baseline_static_is_the_first_stage(tmp_path):

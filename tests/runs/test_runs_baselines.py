@@ -94,6 +94,12 @@ def test_heads_that_do_not_divide_are_told_before_any_training(config, tmp_path,
         experiment(config, tmp_path)
 
 
+def test_a_loss_of_a_grid_that_is_unknown_is_told_before_any_training(config, tmp_path):
+    config.methods, config.baselines.sasrec.grid = "SASRec", "loss=ce,foo"
+    with pytest.raises(InputError, match=r"unknown 'foo' in config\.baselines\.sasrec\.grid: loss: known are bce, ce"):
+        experiment(config, tmp_path)
+
+
 def test_combinations_have_the_types_of_the_settings(config):
     assert combinations("", config.baselines.bpr) == [{}]
     assert combinations("dim=8, 16", config.baselines.bpr) == [{"dim": 8}, {"dim": 16}]
