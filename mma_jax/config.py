@@ -83,7 +83,7 @@ def base() -> ConfigDict:
     config.eval.alpha_step = 0.05  # grid of Eq. 2's fusion weight on validation
     config.eval.fit_episodes = 2000  # training episodes that a scripted method with parameters is fitted on, at most
     config.eval.language_protocols = "ooma,lomo,full_catalog,interactive"  # that agents with a language model play
-    config.eval.scores = "written"  # of language models: written | expected (on average over the levels' probabilities)
+    config.eval.scores = "written"  # written | expected (agents' mean over the levels' probabilities; not AgentCF's)
     config.eval.batch = 256  # episodes played side by side
     config.eval.traces = 5  # episodes kept for the trace viewer, per method, protocol and family
     config.eval.probes = 50  # evidence calls per family whose worth is measured by scoring without them

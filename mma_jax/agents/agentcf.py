@@ -8,7 +8,8 @@ without any gradient. At test time the same language model ranks the candidates 
 Deviations:
     Candidates are ranked by the Score_Candidates map of §3.3 over the common prompt with the memories below it, in one
     turn without evidence calls, so that fusion and evaluation are those of every method here (the paper's AgentCF_B,
-    without its retrieval from long-term memory). The map's opening is given; what follows is the model's.
+    without its retrieval from long-term memory). The map's opening is given; what follows is the model's, without a
+    grammar, and judged as written: sampler.grammar and eval.scores are of the agents that play turns.
     The negative is drawn from the episode's pool, and keeps its memory. A right choice changes nothing.
     Memories are at most `words` words. A ranking prompt tells the first of them that the context has room for: next to
     none of the items' own where B = 100 and it holds 2,048 tokens.
