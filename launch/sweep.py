@@ -16,6 +16,7 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -89,26 +90,40 @@ def begin(folder: Path, words: list[str]) -> None:
 
 
 def run_here(todo: list[tuple[Path, list[str]]], jobs: int) -> list[Path]:
-    """Runs commands, `jobs` at a time, each with its output in its folder; returns the folders of those that failed."""
+    """Runs commands, `jobs` at a time, each with its output in its folder; returns the folders of those that failed.
+
+    SIGTERM and Ctrl-C start nothing more, ask what runs to save and end, wait for that, and end the program.
+    """
+    running: set[subprocess.Popen] = set()
 
     def one(folder: Path, words: list[str]) -> int:
         begin(folder, words)
         with open(folder / LOG, "ab") as log:
-            code = subprocess.run(
-                words, stdout=log, stderr=subprocess.STDOUT, cwd=common.CODE.value, check=False
-            ).returncode
+            process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, cwd=common.CODE.value)
+            running.add(process)
+            code = process.wait()
+            running.discard(process)
         if code == 0:
             (folder / DONE).touch()
         return code
 
+    def end(number: int, frame) -> None:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in [*running]:
+            process.terminate()
+        raise SystemExit(128 + number)  # leaving `pool` waits for those that run
+
     failed = []
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool, tqdm(total=len(todo), desc="sweep") as bar:
+        before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
         waiting = {pool.submit(one, folder, words): folder for folder, words in todo}
         for ended in concurrent.futures.as_completed(waiting):
             bar.update()
             if ended.result():
                 failed.append(waiting[ended])
                 bar.write(f"{waiting[ended]} failed with exit code {ended.result()}: see its {LOG}")
+    for number, handler in before.items():
+        signal.signal(number, handler)
     return failed
 
 

@@ -2,8 +2,8 @@
 
     python -m mma_jax.main --config=configs/demo.py --workdir=runs/demo [--config.key=value ...] [--dry_run]
 
-Exit codes: 0 done, 2 the input was wrong (one line on stderr), 143 SIGTERM came (training saves first; the same command
-goes on), 1 anything else (one line if the disk is full or the like, or else a traceback).
+Exit codes: 0 done, 2 the input was wrong (one line on stderr), 143 SIGTERM came and 130 Ctrl-C (training saves first;
+the same command goes on), 1 anything else (one line if the disk is full or the like, or else a traceback).
 """
 
 from __future__ import annotations

@@ -8,16 +8,16 @@ opening the log cuts it off, and readers do not see it.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from mma_jax.data.disk import lock
 from mma_jax.types import InputError
 
 RESULTS, EPISODES, TRACES, CELLS = "results.jsonl", "per_episode.jsonl", "traces.jsonl", "cells.jsonl"
@@ -47,7 +47,7 @@ class ResultLog:
         self._directory = Path(directory)
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self._directory / CELLS)
+            self._lock = lock(self._directory / CELLS)
         except OSError as error:
             raise InputError(
                 f"{self._directory}: cannot write results here ({error.strerror}); choose another folder"
@@ -187,17 +187,6 @@ def _parse(path: Path, number: int, line: bytes) -> Any:
         return json.loads(line)
     except ValueError:
         raise InputError(f"{path}, line {number}: not JSON; delete the .jsonl files and run again") from None
-
-
-def _lock(path: Path) -> BinaryIO:
-    """Opens the file and holds it against other writers until it is closed or the process dies."""
-    file = open(path, "ab")  # noqa: SIM115 - stays open on purpose
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise InputError(f"{path.parent}: another run is writing here; wait for it or choose another folder") from None
-    return file
 
 
 def _sync_directory(directory: Path) -> None:

@@ -12,6 +12,7 @@ DIR/train/METHOD/SEED holds checkpoints, panel.jsonl, TensorBoard events and, on
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from flax import nnx
 
 from mma_jax.agents import credit, demonstrations
 from mma_jax.agents.language_model import Played
+from mma_jax.data.disk import lock
 from mma_jax.envs.environment import Environment
 from mma_jax.evaluation.checks import seeds
 from mma_jax.evaluation.experiment import Experiment
@@ -125,23 +127,25 @@ class Trainer:
             return self.language.adapter(seed)
         self.check_room([(name, seed)])
         recipe, directory = RECIPES[name], self.directory(name, seed)
-        panel = Panel(directory, self.config.alarms, writes=hosts.first())
-        checkpoints = Checkpoints(directory / "checkpoints", KEEP)
-        if not checkpoints.step and (directory / "adapter" / peft.SETTINGS).is_file():
-            raise InputError(
-                f"{directory} has a trained adapter and no checkpoints, which hold the value head and what PPO goes on "
-                "from: put them back, or delete the folder to train anew"
-            )
-        try:
+        with contextlib.ExitStack() as open_files:
+            directory.mkdir(parents=True, exist_ok=True)
+            if hosts.first():
+                open_files.enter_context(lock(directory / "lock"))
+            panel = Panel(directory, self.config.alarms, writes=hosts.first())
+            open_files.callback(panel.close)
+            checkpoints = Checkpoints(directory / "checkpoints", KEEP)
+            open_files.callback(checkpoints.close)
+            if not checkpoints.step and (directory / "adapter" / peft.SETTINGS).is_file():
+                raise InputError(
+                    f"{directory} has a trained adapter and no checkpoints, which hold the value head and what PPO "
+                    "goes on from: put them back, or delete the folder to train anew"
+                )
             if recipe.start:
                 learned = self._reinforce(recipe, self.adapter(recipe.start, seed), seed, panel, checkpoints)
             else:
                 learned = self._imitate(recipe, seed, panel, checkpoints)
             self.language.publish(learned, directory / "adapter")
             return learned
-        finally:
-            panel.close()
-            checkpoints.close()
 
     def _imitate(self, recipe: Recipe, seed: int, panel: Panel, checkpoints: Checkpoints) -> nnx.State:
         config, language = self.config.sft, self.language

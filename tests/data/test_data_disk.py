@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from mma_jax.data.disk import write_atomically
+from mma_jax.data.disk import lock, write_atomically
+from mma_jax.types import InputError
 
 
 def test_a_file_is_replaced_whole_or_stays(tmp_path, monkeypatch):
@@ -17,3 +18,9 @@ def test_a_file_is_replaced_whole_or_stays(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_atomically(path, "new")
     assert path.read_bytes() == "é".encode()
+
+
+def test_a_second_writer_is_refused_until_the_first_has_ended(tmp_path):
+    with lock(tmp_path / "lock"), pytest.raises(InputError, match="another run is writing here"):
+        lock(tmp_path / "lock")
+    lock(tmp_path / "lock").close()

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,19 @@ def test_points_run_once_and_failures_are_told(tmp_path):
     assert shown.stdout.count("mma_jax.main") == 1 and "nonsense" in shown.stdout
     other = run(*arguments[:4], "--print_only", *arguments[4:], "--config.seed=1")
     assert other.stdout.count("mma_jax.main") == 2  # what is done was done by another command
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_what_runs_and_starts_nothing_more(tmp_path, sent):
+    words = ["--config=configs/demo.py", f"--workdir={tmp_path}", "--sweep=seed=0,1,2", "--", "--config.run=prepare"]
+    with subprocess.Popen([sys.executable, "-m", "launch.sweep", *words], cwd=ROOT, stderr=subprocess.PIPE) as process:
+        log = tmp_path / "seed=0" / "log.txt"
+        while process.poll() is None and not (log.exists() and log.stat().st_size):
+            time.sleep(0.1)
+        process.send_signal(sent)
+        errors = process.stderr.read().decode()
+    assert process.returncode == 128 + sent and "Traceback" not in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["seed=0"] and not (tmp_path / "seed=0" / "done").exists()
 
 
 def test_wrong_input_is_one_line(tmp_path):
