@@ -9,10 +9,13 @@ the same command goes on), 1 anything else (one line if the disk is full or the 
 from __future__ import annotations
 
 import errno
+import inspect
+import runpy
 import sys
+from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from mma_jax.learning import interrupts
 from mma_jax.runs import hosts
@@ -53,15 +56,46 @@ def _main(argv: list[str]) -> None:
     RUNS[config.run](config, directory, _DRY_RUN.value)
 
 
+def _check_config(argv: list[str]) -> None:
+    """Raises InputError for a config file or key that is not there; ml_collections says that in its own words."""
+    given = [word.removeprefix("--config=") for word in argv if word.startswith("--config=")]
+    path, _, preset = given[-1].partition(":") if given else ("", "", "")
+    if not path:
+        return
+    if not Path(path).is_file():
+        raise InputError(f"--config={path}: no such file")
+    make = runpy.run_path(path).get("get_config")
+    if make is None:
+        raise InputError(f"{path} has no get_config(): it is no experiment")
+    if preset and not inspect.signature(make).parameters:
+        raise InputError(f"{path} has no presets: give --config={path}")
+    config = make(*([preset] if preset else []))
+    for word in argv:
+        if word.startswith("--config."):
+            _check_key(config, word.removeprefix("--config.").partition("=")[0])
+
+
+def _check_key(config: ConfigDict, key: str) -> None:
+    """Raises InputError unless config has the dotted key, which may end with a place in a list, "noise[0]"."""
+    node, known = config, "config"
+    for part in key.partition("[")[0].split("."):
+        if not isinstance(node, ConfigDict):
+            raise InputError(f"unknown config key {key!r}: {known} is {node!r} and has no keys")
+        if part not in node:
+            raise InputError(f"unknown config key {key!r}: {known} has {', '.join(sorted(node))}")
+        node, known = node[part], f"{known}.{part}"
+
+
 def _parse_flags(argv: list[str]) -> list[str]:
     """Like absl's parser, but a wrong flag, config file or config key is one line and exit code 2."""
     try:
+        _check_config(argv)
         rest = flags.FLAGS(argv)
         if _CONFIG.value is not None:
             _CONFIG.value.to_dict()  # a file that could not be loaded answers with its error only when used
         return rest
-    except AttributeError as error:
-        raise InputError(f"unknown config key {error}: the keys are listed in mma_jax/config.py") from error
+    except InputError:
+        raise
     except Exception as error:  # config files are code: whatever they raise is about the user's input
         said = str(error).strip()
         if "Traceback" in said:  # of the file's own code, or of a preset given to a file that has none

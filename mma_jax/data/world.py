@@ -90,7 +90,8 @@ def _check(config: WorldConfig) -> None:
         problems.append(f"more than {MAX_PREFERENCES} preference vectors to enumerate; use fewer attributes or values")
     if len(config.noise) != len(MODALITIES) or not all(0 <= noise <= 1 for noise in config.noise):
         problems.append("noise must be three probabilities, for text, image and behavior")
-    if not 2 <= config.history[0] <= config.history[1] <= config.n_items:
+    whole = [isinstance(length, int) for length in config.history]
+    if whole != [True, True] or not 2 <= config.history[0] <= config.history[1] <= config.n_items:
         problems.append(f"history {config.history} must satisfy 2 <= shortest <= longest <= n_items")
     if min(config.n_users, config.synonyms, config.loudness) < 1 or min(config.fillers, config.copurchases) < 0:
         problems.append("n_users, synonyms, loudness must be >= 1 and fillers, copurchases >= 0")

@@ -40,7 +40,7 @@ def curve_panels(panels: dict[str, dict[str, list[Curve]]], title: str, marks: S
         parts.append(label(x0 - INSET, top - 10, name, "facet"))
         for value in ticks(values.min(), values.max(), 4) or [values[0]]:  # one level that is no round number
             parts.append(line(x0, up(value), x0 + wide - INSET, up(value), "grid"))
-            parts.append(label(x0 - 5, up(value) + 4, f"{value:g}", "tick end"))
+            parts.append(label(x0 - 5, up(value) + 4, f"{value:.3g}", "tick end"))
         for value in ticks(first, last, 4):
             parts.append(label(across(value), top + plot + 16, f"{value:g}", "tick middle"))
         parts.append(line(x0, top + plot, x0 + wide - INSET, top + plot, "axis"))
@@ -62,8 +62,13 @@ def thin(x: np.ndarray, y: np.ndarray) -> Curve:
 
 
 def _curve(curve: Curve, name: str, place: int, across: Callable, up: Callable) -> str:
-    points = " ".join(f"{across(a):.1f},{up(b):.1f}" for a, b in zip(*curve, strict=True))
+    places = [(across(a), up(b)) for a, b in zip(*curve, strict=True)]
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     tip = html.escape(f"{name}: {curve[1][-1]:.4g} at {curve[0][-1]:g}")
+    if len(places) == 1:  # no line has one point
+        [(x, y)] = places
+        style = f"series-{place % STYLES} point"
+        return f'<circle class="{style}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{tip}</title></circle>'
     return f'<polyline class="series-{place % STYLES}" points="{points}"><title>{tip}</title></polyline>'
 
 

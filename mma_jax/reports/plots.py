@@ -115,8 +115,8 @@ def rank_panels(before: np.ndarray, after: dict[str, np.ndarray], title: str) ->
     top = max(share.max() for share in (first_stage, *shares.values()))
     parts = []
     for index, (method, share) in enumerate(shares.items()):
-        x0, y0 = (index % per_row) * (panel + GAP), (index // per_row) * (plot + 62)
-        base = y0 + 24 + plot
+        x0, y0 = (index % per_row) * (panel + GAP), (index // per_row) * (plot + 76)
+        base = y0 + 38 + plot
         slot = (panel - inset) / len(names)
         parts.append(label(x0, y0 + 14, method, "facet"))
         for level in ticks(0, top, 3):
@@ -134,7 +134,7 @@ def rank_panels(before: np.ndarray, after: dict[str, np.ndarray], title: str) ->
                 )
             parts.append(label(x + slot / 2, base + 15, name, "tick middle"))
     columns = min(per_row, len(shares))
-    return svg(columns * (panel + GAP), -(-len(shares) // per_row) * (plot + 62), title, parts)
+    return svg(columns * (panel + GAP), -(-len(shares) // per_row) * (plot + 76), title, parts)
 
 
 def svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:

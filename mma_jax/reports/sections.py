@@ -24,7 +24,11 @@ from mma_jax.types import FAMILIES, LOMO, OOMA
 
 REFERENCE = "First-stage"
 
-RANKING = ("ndcg@10", "expected_ndcg@10", "ndcg@20", "hr@10", "hr@20", "mrr", "recall@100", "alpha")
+RANKING = ("ndcg@10", "expected_ndcg@10", "ndcg@20", "hr@10", "hr@20", "mrr")
+RANKING_NOTE = (
+    "Bold: the best of a column, bounds left out. α: the weight of the first stage in Eq. 2, chosen on validation; "
+    "at 1 a method ranks as the first stage does, and what is not fused has 0."
+)
 DIAGNOSTICS = (
     "failed_call_rate",
     "recovery",
@@ -101,8 +105,10 @@ def _protocols(run: Run, n_resamples: int, seed: int) -> Iterator[Section]:
             columns = [Column(tables.family_name(family), "ndcg@10", family) for family in (*families, "all")]
             parts.append(tables.tabulate(rows, f"{short(protocol)}: NDCG@10 by surviving evidence", columns))
         others = [row["metric"] for row in rows if not _is_diagnostic(row["metric"])]
-        metrics = _present(rows, "metric", (*RANKING, *others))
-        parts.append(tables.tabulate(rows, f"{short(protocol)}: all episodes", _columns(metrics, "all")))
+        recall = [name for name in others if name.startswith("recall@")]
+        metrics = _present(rows, "metric", (*RANKING, *recall, "alpha", *others))
+        table = tables.tabulate(rows, f"{short(protocol)}: all episodes", _columns(metrics, "all"))
+        parts.append(dataclasses.replace(table, notes=(*table.notes, RANKING_NOTE)))
         parts += _panels(run, protocol, n_resamples, seed)
         slug = re.sub(r"[^a-z0-9]+", "-", protocol.lower())
         yield Section(slug, title, lead, tuple(parts))

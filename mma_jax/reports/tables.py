@@ -53,7 +53,6 @@ METRICS = {
     "hr@10": Metric("HR@10", ranked=True),
     "hr@20": Metric("HR@20", ranked=True),
     "mrr": Metric("MRR", ranked=True),
-    "recall@100": Metric("Recall@100"),
     "alpha": Metric("α", "{:.2f}"),
     "valid_ndcg@10": Metric("NDCG@10 on validation"),
     "failed_call_rate": Metric("Failed calls", "{:.1f}%", 100),
@@ -73,6 +72,8 @@ def metric_of(name: str) -> Metric:
     episodes, invalid_KIND a count per episode, anything else a score."""
     if name in METRICS:
         return METRICS[name]
+    if name.startswith("recall@"):
+        return Metric(name.capitalize())
     kind, _, rest = name.partition("_")
     words = rest.replace("_", " ").capitalize()
     if kind == "stop":

@@ -51,6 +51,9 @@ def run(config, directory: Path, dry_run: bool) -> None:
             write_atomically(path, json.dumps(measure(made, agents, name)))
     rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     write_atomically(directory / "cost.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    for row in rows:
+        print(f"  {row['method']:<24} {row['seconds']:.3g} s a query, {row['passes']:.1f} forward passes")
+    print(directory / "cost.jsonl")
 
 
 def measure(made: Experiment, agents: Agents, name: str) -> dict:

@@ -209,6 +209,7 @@ def check(config) -> None:
             f"agents need a base model, and {config.model.path or L0_TINY} is none: give a Hugging Face folder by "
             "--config.model.path, for example the DIR/l0_tiny that --config.run=pretrain makes"
         )
+    make_mesh(**config.mesh)  # raises if there are other devices
     chat = Chat(load_tokenizer(config.model.path or L0_TINY))
     longest = min(config.env.context, max(numbers(config, "sampler.slots")))
     if config.model.lengths and (trained := max(numbers(config, "model.lengths"))) < longest:

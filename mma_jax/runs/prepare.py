@@ -87,6 +87,7 @@ def describe_data(made: Experiment) -> dict:
     """Statistics, what the evidence of a generated world carries, recall before insertion, users without history."""
     kind = resolve_kind(made.dataset.interactions, made.config.data.split)
     rows = [*statistics(made.dataset, made.positive, made.parts), ("split", kind)]
+    rows += [("problem", problem) for problem in unreadable(made)]
     if made.world is not None:
         for row in bits_table(made.world, made.dataset.catalog, made.view("test")):
             name = f"bits in {row['modality']}: {row['attribute']}"

@@ -78,6 +78,8 @@ def run(config, directory: Path, dry_run: bool) -> None:
                 trainer.collector(recipe, seed=0)
         for name, seed in wanted:
             trainer.adapter(name, seed)
+    else:
+        print(f"nothing to train: of config.methods none is {', '.join(RECIPES)}; evaluate trains baselines")
 
 
 def prepare_data(config, directory: Path) -> None:

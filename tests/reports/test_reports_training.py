@@ -122,11 +122,11 @@ def test_a_log_that_is_being_written_is_read_up_to_its_last_line(tmp_path):
         sections(tmp_path)
 
 
-def test_the_whole_stands_among_its_parts(tmp_path):
+def test_the_whole_stands_among_its_parts_and_one_iteration_is_a_point(tmp_path):
     log(tmp_path, '{"iteration":0,"clip_fraction":0.1,"clip_fraction/to_64":0.3,"invalid_rate":0,"valid":1}\n')
     [svg] = figures(sections(tmp_path)[0])
     assert facets(svg) == ["Clip fraction", "Invalid rate", "Valid"]
-    titles = [curve.find("title").text for curve in svg.findall("polyline")]
+    titles = [curve.find("title").text for curve in svg.findall("circle")]
     assert titles[:2] == ["Clip fraction, all: 0.1 at 0", "Clip fraction, to 64: 0.3 at 0"]
 
 
