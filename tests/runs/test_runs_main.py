@@ -127,7 +127,11 @@ def atomic(tmp_path, inter, name="shop"):
 
 
 BAD = {
-    "unknown key": (["--config.nothing=1"], ["nothing"]),
+    "unknown key": (["--config.nothing=1"], ["nothing", "methods"]),
+    "unknown baseline": (["--config.baselines.BPR-MF.lr=.1"], ["config.baselines has bpr, "]),
+    "key of a value": (["--config.methods.foo=3"], ["config.methods is", "has no keys"]),
+    "history of one": (["--config.world.history=3"], ["history (3,)"]),
+    "mesh of none": (["--config.methods=MMA-SFT", "--config.mesh.data=0"], ["mesh", "data=0"]),
     "unknown run": (["--config.run=dance"], ["dance", "prepare"]),
     "unknown method": (["--config.methods=GPT-9"], ["GPT-9", "RuleRouter-Fuse"]),
     "unknown protocol": (["--config.protocols=swim"], ["swim", "ooma"]),
@@ -164,11 +168,12 @@ def test_a_wrong_setting_does_not_lock_its_folder(tmp_path):
 
 
 def test_a_preset_for_a_config_that_has_none(tmp_path):
-    refused(run(tmp_path, config="generated.py:foo"), "takes 0 positional arguments")
+    refused(run(tmp_path, config="generated.py:foo"), "has no presets")
 
 
 def test_missing_config_file(tmp_path):
-    refused(run(tmp_path, config="no_such_config.py"), "no_such_config")
+    refused(run(tmp_path, config="no_such_config.py"), "no_such_config.py: no such file")
+    refused(run(tmp_path, config="../mma_jax/types.py"), "has no get_config()")
 
 
 def test_inter_without_user_id(tmp_path):
