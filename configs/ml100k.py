@@ -6,7 +6,7 @@ DATA holds ml-100k/ with ml-100k.inter, ml-100k.item and images/. Liked means ra
 tiny CLIP trained on the posters themselves in five folds, each image only by a model that did not see it.
 
 Took 4:51 minutes and 2.2 GB on 2 cores, of which the posters are about one minute. Expect recall@100 of .23 (text), .07
-(image), .63 (behaviour); OOMA NDCG@10 .114 for the first stage, .120 for Evidence-linear; LOMO .166 and .195.
+(image), .63 (behaviour); OOMA NDCG@10 .114 for the first stage, .125 for Evidence-linear; LOMO .166 and .197.
 
 With the agents, on L0-tiny: --config=configs/ml100k.py:agents --config.model.path=WORDS/l0_tiny, where WORDS is the
 work folder of --config.run=pretrain --config.pretrain.words=7000 (mma_jax/runs/pretrain.py has the command). It knows
