@@ -64,12 +64,17 @@ def _check_config(argv: list[str]) -> None:
         return
     if not Path(path).is_file():
         raise InputError(f"--config={path}: no such file")
-    make = runpy.run_path(path).get("get_config")
-    if make is None:
-        raise InputError(f"{path} has no get_config(): it is no experiment")
-    if preset and not inspect.signature(make).parameters:
-        raise InputError(f"{path} has no presets: give --config={path}")
-    config = make(*([preset] if preset else []))
+    try:
+        make = runpy.run_path(path).get("get_config")
+        if make is None:
+            raise InputError(f"{path} has no get_config(): it is no experiment")
+        if preset and not inspect.signature(make).parameters:
+            raise InputError(f"{path} has no presets: give --config={path}")
+        config = make(*([preset] if preset else []))
+    except InputError:
+        raise
+    except Exception as error:  # config files are code
+        raise InputError(f"--config={path} ended with {type(error).__name__}: {error}") from error
     for word in argv:
         if word.startswith("--config."):
             _check_key(config, word.removeprefix("--config.").partition("=")[0])
