@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 from leakage import ITEMS, shop
 
+from mma_jax.agents.registry import chosen
+from mma_jax.config import generated_world
+from mma_jax.evaluation.experiment import Experiment
 from mma_jax.types import InputError
 
 
@@ -35,3 +38,19 @@ def test_a_behavior_that_links_no_items_scores_them_alike(tmp_path):
     assert len(view.search_graph(np.arange(3), 5)) == 0
     behavior = [e for e in made.episodes("test", "ooma") if e.family == "behavior_only"]
     assert behavior and not any(e.case.scores.any() for e in behavior)
+
+
+def test_no_bound_is_known_where_its_law_does_not_hold(tmp_path):
+    """Bayes takes negatives for even and histories for whole."""
+    config = generated_world()
+    assert Experiment(config, tmp_path, None).world is not None
+    for part, name, value in (
+        ("pool", "negatives", "popularity"),
+        ("data", "max_history", 29),
+        ("data", "drop_rate", 0.1),
+    ):
+        changed = generated_world()
+        changed[part][name] = value
+        assert Experiment(changed, tmp_path, None).world is None
+    with pytest.raises(InputError, match=r"'Bayes' needs the truth: .*pool\.negatives=all"):
+        chosen("First-stage,Bayes", world=False)
